@@ -1,0 +1,375 @@
+"""The frozen integer network: everything that the chip needs, and nothing that training needs.
+
+A :class:`Network` is a chain of layers, each a synapse and its neurons, in integers only. It is
+immutable, checked where it is built, and equal to another when every number is. The trainer
+freezes into it, ``lava_export`` writes it to a netx file and reads it back, ``reference`` and
+``engine`` run it, ``limits`` holds it against a chip.
+
+Shapes are ``(features,)`` or ``(C, H, W)``; arrays over time are ``[T, N, C, H, W]``; a dense
+synapse after an image flattens it in C, H, W order, as torch does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, get_args, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loihi import formats
+from loihi.encoding import Encoding
+from loihi.errors import PumiceError
+from loihi.formats import require_integer, require_integers
+
+Shape = tuple[int, ...]
+Readout = Literal["membrane", "spikes"]
+
+
+class NetworkError(PumiceError):
+    """Layers that do not fit each other, or a network that is not one."""
+
+
+class _Frozen:
+    """Equality by value for dataclasses that hold arrays."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(
+            _same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)  # type: ignore[arg-type]
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return a is not None and b is not None and np.array_equal(a, b)
+    return bool(a == b)
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron(_Frozen):
+    """A layer's leaky integrate-and-fire neurons (Lava's LIF / LIFReset, fixed point).
+
+    In each step, a being the synaptic input::
+
+        u = decay(u, du) + (a << 6)            wraps once at 24 bits
+        v = decay(v, dv) + u + (bias << bias_exp)   clips at ±(2^23 − 1)
+        s = v > (vth << 6);  v = 0 where s          hard reset
+
+    du: decay of the current u, 0..4096 (netx ``iDecay``; Lava's LIF takes du − 1). 4096: no memory.
+    dv: decay of the membrane v, 0..4096 (netx ``vDecay``). 0: no leak.
+    vth: threshold mantissa, 0..131071; None: the neuron never spikes, its membrane is read.
+    bias: mantissa, −4096..4095; one number, one a channel ``(C,)``, or one a neuron.
+    bias_exp: 0..7; netx files know 6 only.
+    """
+
+    du: int = 4096
+    dv: int = 0
+    vth: int | None = 64
+    bias: NDArray[np.int32] | int = 0
+    bias_exp: int = 6
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen; this is its construction
+        put(self, "du", require_integer("du", self.du, 0, formats.DECAY_ONE))
+        put(self, "dv", require_integer("dv", self.dv, 0, formats.DECAY_ONE))
+        if self.vth is not None:
+            put(self, "vth", require_integer("vth", self.vth, 0, formats.VTH_MAX))
+        bias = require_integers("bias", self.bias, formats.BIAS_MIN, formats.BIAS_MAX)
+        put(self, "bias", int(bias) if bias.ndim == 0 else bias)
+        put(self, "bias_exp", require_integer("bias_exp", self.bias_exp, 0, formats.BIAS_EXP_MAX))
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether any neuron has a bias other than 0."""
+        return bool(np.any(self.bias))
+
+    def effective_bias(self, shape: Shape) -> NDArray[np.int64]:
+        """``bias << bias_exp`` for every neuron of ``shape``."""
+        bias = np.asarray(self.bias, dtype=np.int64)
+        if bias.ndim == 1 and len(shape) == 3:
+            bias = bias[:, None, None]
+        return np.broadcast_to(bias, shape) << self.bias_exp
+
+
+INTEGRATOR = Neuron(du=0, dv=4096, vth=None)
+"""What netx makes of a dense block without a neuron: u adds up all input, v = u, no spikes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inject(_Frozen):
+    """Input current straight into the neurons of an input layer: one value a neuron, no latency."""
+
+    latency = 0
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """The input's own shape."""
+        return shape
+
+    def describe(self, shape: Shape) -> str:
+        """``input 784``."""
+        return f"input {_size(shape)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(_Frozen):
+    """All to all. A spike at step t reaches the neurons at t + 1 + delay.
+
+    weight: ``[out, in]`` in the 8-bit format of :func:`loihi.formats.weight_format`.
+    delay: ``[out, in]`` steps, 0..62, or None for none.
+    """
+
+    weight: NDArray[np.int32]
+    delay: NDArray[np.int32] | None = None
+    latency = 1
+
+    def __post_init__(self) -> None:
+        weight = require_integers("weight", self.weight, -256, 255)
+        if weight.ndim != 2:
+            raise NetworkError(f"a dense weight is [out, in], found shape {list(weight.shape)}")
+        object.__setattr__(self, "weight", weight)
+        if self.delay is not None:
+            delay = require_integers("delay", self.delay, 0, formats.DELAY_MAX)
+            if delay.shape != weight.shape:
+                raise NetworkError(
+                    f"delay has shape {list(delay.shape)}, its weight {list(weight.shape)}"
+                )
+            object.__setattr__(self, "delay", delay if delay.any() else None)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """``(out,)``; the input may be an image of ``in`` values."""
+        out, features = self.weight.shape
+        if features != int(np.prod(shape)):
+            raise NetworkError(
+                f"a dense synapse of {features} inputs is fed by {int(np.prod(shape))} "
+                f"({_size(shape)})"
+            )
+        return (out,)
+
+    def describe(self, shape: Shape) -> str:
+        """``dense 784-512``."""
+        return f"dense {self.weight.shape[1]}-{self.weight.shape[0]}"
+
+
+def _pair(name: str, value: int | Sequence[int], low: int) -> tuple[int, int]:
+    pair = np.broadcast_to(require_integers(name, value, low, 2**15), (2,))
+    return int(pair[0]), int(pair[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(_Frozen):
+    """Convolution (correlation, as in torch), zero padded. Average pooling is one with groups = C.
+
+    weight: ``[out, in / groups, kH, kW]`` in the 8-bit weight format.
+    stride, padding, dilation: one number or (vertical, horizontal).
+    """
+
+    weight: NDArray[np.int32]
+    stride: int | tuple[int, int] = 1
+    padding: int | tuple[int, int] = 0
+    dilation: int | tuple[int, int] = 1
+    groups: int = 1
+    latency = 1
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        weight = require_integers("weight", self.weight, -256, 255)
+        if weight.ndim != 4:
+            raise NetworkError(
+                f"a convolution's weight is [out, in, kH, kW], found shape {list(weight.shape)}"
+            )
+        put(self, "weight", weight)
+        put(self, "stride", _pair("stride", self.stride, 1))
+        put(self, "padding", _pair("padding", self.padding, 0))
+        put(self, "dilation", _pair("dilation", self.dilation, 1))
+        put(self, "groups", require_integer("groups", self.groups, 1, 2**15))
+        if weight.shape[0] % self.groups:
+            raise NetworkError(f"{weight.shape[0]} channels do not divide into {self.groups} groups")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """``(out, H', W')`` with H' = ⌊(H + 2p − d(k − 1) − 1) / s⌋ + 1."""
+        if len(shape) != 3:
+            raise NetworkError(f"a convolution needs an image (C, H, W), found {_size(shape)}")
+        out, per_group, *kernel = self.weight.shape
+        if per_group * self.groups != shape[0]:
+            raise NetworkError(
+                f"a convolution of {per_group * self.groups} channels is fed by {shape[0]}"
+            )
+        spatial = [
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(
+                shape[1:], kernel, self.strides, self.paddings, self.dilations, strict=True
+            )
+        ]
+        if min(spatial) < 1:
+            raise NetworkError(f"a {kernel[0]}x{kernel[1]} kernel does not fit {_size(shape)}")
+        return (out, *spatial)
+
+    # The constructor takes a number or a pair; these are always the pair.
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Vertical and horizontal stride."""
+        return self.stride  # type: ignore[return-value]
+
+    @property
+    def paddings(self) -> tuple[int, int]:
+        """Rows and columns of zeros on each side."""
+        return self.padding  # type: ignore[return-value]
+
+    @property
+    def dilations(self) -> tuple[int, int]:
+        """Vertical and horizontal dilation."""
+        return self.dilation  # type: ignore[return-value]
+
+    def describe(self, shape: Shape) -> str:
+        """``conv 6@5x5``, ``grouped conv 6@2x2``."""
+        out, _, height, width = self.weight.shape
+        return f"{'grouped ' if self.groups > 1 else ''}conv {out}@{height}x{width}"
+
+
+Synapse = Inject | Dense | Conv
+
+
+@dataclass(frozen=True, eq=False)
+class Layer(_Frozen):
+    """A synapse and the neurons it feeds."""
+
+    synapse: Synapse
+    neuron: Neuron
+
+
+@dataclass(frozen=True, eq=False)
+class Network(_Frozen):
+    """A chain of layers, its input encoding, and how its answer is read.
+
+    input_shape: ``(features,)`` or ``(C, H, W)`` of what is sent in each step.
+    layers: at least one; :class:`Inject` can only be the first.
+    encoding: how data become payloads; its T is the number of steps a sample lasts.
+    readout: ``membrane``: v of the last layer after the last step; ``spikes``: how often each of
+        its neurons spiked. The largest wins, the first of equals.
+    """
+
+    input_shape: Shape
+    layers: tuple[Layer, ...]
+    encoding: Encoding
+    readout: Readout = "membrane"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_shape", tuple(int(n) for n in self.input_shape))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if len(self.input_shape) not in (1, 3) or min(self.input_shape) < 1:
+            raise NetworkError(f"input shape {self.input_shape} is neither (N,) nor (C, H, W)")
+        if not self.layers:
+            raise NetworkError("a network needs at least one layer")
+        if self.readout not in get_args(Readout):
+            raise NetworkError(f"readout {self.readout!r} is neither 'membrane' nor 'spikes'")
+        if self.readout == "spikes" and self.layers[-1].neuron.vth is None:
+            raise NetworkError("readout 'spikes' of a last layer that never spikes: use 'membrane'")
+        self.shapes  # noqa: B018 - checks every layer against the one before
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The output shape of every layer."""
+        shape, shapes = self.input_shape, []
+        for index, layer in enumerate(self.layers):
+            try:
+                if isinstance(layer.synapse, Inject):
+                    if index:
+                        raise NetworkError("only the first layer can be an input layer")
+                else:
+                    formats.weight_format(layer.synapse.weight)
+                shape = layer.synapse.output_shape(shape)
+                _check_bias(layer.neuron, shape)
+            except PumiceError as error:
+                raise NetworkError(f"layer {index}: {error}") from None
+            shapes.append(shape)
+        return tuple(shapes)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """A name for every layer: its index and what it is, as ``1 dense 512-10``."""
+        before = (self.input_shape, *self.shapes[:-1])
+        return tuple(
+            f"{i} {layer.synapse.describe(shape)}"
+            for i, (layer, shape) in enumerate(zip(self.layers, before, strict=True))
+        )
+
+    @cached_property
+    def arrivals(self) -> tuple[int, ...]:
+        """Steps by which each layer lags behind the input: the sum of the latencies on the way.
+
+        A layer's *local* step τ happens at hardware step τ + arrival. With states reset at each
+        layer's own local step 1, local time has no latency at all: that is what the trainer and
+        the engine compute.
+        """
+        return tuple(np.cumsum([layer.synapse.latency for layer in self.layers]).tolist())
+
+    @property
+    def time_steps(self) -> int:
+        """T, the steps a sample lasts."""
+        return self.encoding.time_steps
+
+    @property
+    def classes(self) -> int:
+        """Neurons of the last layer."""
+        return int(np.prod(self.shapes[-1]))
+
+    @property
+    def has_delays(self) -> bool:
+        """Whether any synapse has a delay."""
+        return any(
+            isinstance(layer.synapse, Dense) and layer.synapse.delay is not None
+            for layer in self.layers
+        )
+
+    def with_layer(self, index: int, layer: Layer) -> Network:
+        """This network with one layer replaced."""
+        layers = list(self.layers)
+        layers[index] = layer
+        return replace(self, layers=tuple(layers))
+
+    def check_payloads(self, x: NDArray[Any]) -> NDArray[Any]:
+        """``x`` as payloads ``[T, N, *input_shape]``; wrong shapes and ranges raise."""
+        x = np.asarray(x)
+        if x.ndim != 2 + len(self.input_shape) and int(np.prod(x.shape[2:])) != int(
+            np.prod(self.input_shape)
+        ):
+            raise NetworkError(
+                f"expected input [T, N, {', '.join(map(str, self.input_shape))}], "
+                f"found {list(x.shape)}"
+            )
+        if int(np.prod(x.shape[2:])) != int(np.prod(self.input_shape)):
+            raise NetworkError(
+                f"the network takes samples of {_size(self.input_shape)}, the data hold "
+                f"{_size(x.shape[2:])}"
+            )
+        if x.dtype.kind not in "iub":
+            raise NetworkError(f"payloads are integers, found dtype {x.dtype}")
+        x = x.reshape(*x.shape[:2], *self.input_shape)
+        first, last = self.encoding.payload
+        one_step = x[:1] if x.strides[0] == 0 else x
+        if one_step.size and not (first <= one_step.min() and one_step.max() <= last):
+            raise NetworkError(
+                f"payloads {one_step.min()}..{one_step.max()} exceed the encoding's {first}..{last}"
+            )
+        return x
+
+
+def decide(scores: NDArray[Any]) -> NDArray[np.int64]:
+    """The predicted class of each sample: the largest score, the first of equals. ``[N, classes]``."""
+    return np.argmax(scores, axis=1)
+
+
+def _check_bias(neuron: Neuron, shape: Shape) -> None:
+    bias = np.asarray(neuron.bias)
+    if bias.ndim and bias.shape not in (shape, shape[:1]):
+        raise NetworkError(f"bias of shape {list(bias.shape)} on neurons of {_size(shape)}")
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(str(n) for n in shape)

@@ -1,0 +1,186 @@
+"""The specification: what the chip computes, one step after another, in plain integer numpy.
+
+No cleverness here. Whoever doubts a spike reads this file beside Lava's models (lava-nc 0.10.0,
+fixed point: LIF, LIFReset, Dense, DelayDense, Conv), to which it is equal, overflow included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loihi import formats
+from loihi.network import Conv, Dense, Inject, Layer, Network, Neuron, Shape
+
+STATES = ("spikes", "u", "v")
+
+
+@dataclass
+class Trace:
+    """What every layer did: for each of ``spikes``, ``u``, ``v`` that was asked for, one array a
+    layer, ``[T, N, *shape]`` (spikes uint8, u and v int32; u and v after the step, reset done)."""
+
+    spikes: list[NDArray[np.uint8]]
+    u: list[NDArray[np.int32]]
+    v: list[NDArray[np.int32]]
+
+
+def run(network: Network, x: NDArray[Any], record: Iterable[str] = ("spikes",)) -> Trace:
+    """Each sample on its own, from rest: ``x`` are payloads ``[T, N, *input_shape]``.
+
+    Runs in hardware time, with each layer's reset at the step in which the sample's first input
+    can reach it, and cuts out of every layer the T steps that belong to the sample.
+    """
+    x = network.check_payloads(x)
+    steps = len(x)
+    lag = network.arrivals[-1]
+    padding = np.zeros((lag, *x.shape[1:]), dtype=x.dtype)
+    trace = stream(network, np.concatenate([x, padding]), steps + lag, record=record)
+    for states in (trace.spikes, trace.u, trace.v):
+        for index, arrival in enumerate(network.arrivals[: len(states)]):
+            states[index] = states[index][arrival : arrival + steps]
+    return trace
+
+
+def stream(
+    network: Network,
+    x: NDArray[Any],
+    reset_interval: int | None = None,
+    record: Iterable[str] = ("spikes",),
+) -> Trace:
+    """Hardware time: step 1 of ``x`` ``[steps, N, *input_shape]`` is step 1 of the chip.
+
+    Every synapse takes a step (plus its delay). With ``reset_interval`` each layer clears u and v,
+    before its update, at the steps t (from 1) with ``t ≡ arrival + 1  (mod interval)``: the
+    phased reset of netx, so that samples of that many steps follow each other without mixing.
+    Without it, nothing is ever reset but v at a spike.
+    """
+    wanted = set(record)
+    if unknown := wanted - set(STATES):
+        raise ValueError(f"cannot record {sorted(unknown)}: choose from {STATES}")
+    x = network.check_payloads(x)
+    samples = x.shape[1]
+    layers = [_State(layer, shape, samples) for layer, shape in _with_input_shapes(network)]
+    history: dict[str, list[list[NDArray[Any]]]] = {s: [[] for _ in layers] for s in STATES}
+    for t in range(1, len(x) + 1):
+        message = x[t - 1].astype(np.int64)
+        for index, (layer, arrival) in enumerate(zip(layers, network.arrivals, strict=True)):
+            if reset_interval and (t - arrival - 1) % reset_interval == 0:
+                layer.reset()
+            message = layer.step(message)
+            if "spikes" in wanted:
+                history["spikes"][index].append(message.astype(np.uint8))
+            if "u" in wanted:
+                history["u"][index].append(layer.u.astype(np.int32))
+            if "v" in wanted:
+                history["v"][index].append(layer.v.astype(np.int32))
+    stacked = {
+        state: [np.stack(steps) for steps in rows] if state in wanted else []
+        for state, rows in history.items()
+    }
+    return Trace(**stacked)
+
+
+def scores(network: Network, trace: Trace) -> NDArray[np.int64]:
+    """What the network's readout says of each sample, ``[N, classes]``; needs the state it reads."""
+    if network.readout == "spikes":
+        counts = trace.spikes[-1].sum(axis=0, dtype=np.int64)
+        return counts.reshape(len(counts), -1)
+    last = trace.v[-1][-1].astype(np.int64)
+    return last.reshape(len(last), -1)
+
+
+def predict(network: Network, x: NDArray[Any]) -> NDArray[np.int64]:
+    """The scores ``[N, classes]`` of payloads ``[T, N, *input_shape]``."""
+    state = "v" if network.readout == "membrane" else "spikes"
+    return scores(network, run(network, x, record=(state,)))
+
+
+def step_neuron(
+    neuron: Neuron, a: NDArray[Any], u: NDArray[Any], v: NDArray[Any], bias: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """One step of Lava's fixed-point LIF: (u, v, spikes) from input ``a`` and the state before.
+
+    ``bias`` is the effective one, exponent applied. Where Lava stores int32, 32 bits remain.
+    """
+    current = formats.decay(u, neuron.du) + formats.wrap32(a << formats.STATE_SHIFT)
+    u = formats.wrap_current(formats.wrap32(current))
+    voltage = formats.wrap32(formats.decay(v, neuron.dv) + u + bias)
+    v = formats.clip_voltage(voltage)
+    if neuron.vth is None:
+        return u, v, np.zeros(v.shape, dtype=np.bool_)
+    spikes = v > (neuron.vth << formats.STATE_SHIFT)
+    return u, np.where(spikes, 0, v), spikes
+
+
+class _State:
+    """A layer at work: the messages under way in its synapse, and u and v of its neurons."""
+
+    def __init__(self, layer: Layer, input_shape: Shape, samples: int) -> None:
+        self.synapse, self.neuron = layer.synapse, layer.neuron
+        shape = layer.synapse.output_shape(input_shape)
+        self.bias = layer.neuron.effective_bias(shape)
+        self.u = np.zeros((samples, *shape), dtype=np.int64)
+        self.v = np.zeros((samples, *shape), dtype=np.int64)
+        # What arrives 1, 2, … steps from now; a synapse without latency has nothing under way.
+        longest = 1
+        if isinstance(self.synapse, Dense) and self.synapse.delay is not None:
+            longest += int(self.synapse.delay.max())
+        self.arriving = [np.zeros_like(self.u) for _ in range(longest)]
+
+    def reset(self) -> None:
+        self.u[:] = 0
+        self.v[:] = 0
+
+    def step(self, message: NDArray[np.int64]) -> NDArray[np.int64]:
+        if isinstance(self.synapse, Inject):
+            a = message
+        else:
+            a = self.arriving.pop(0)
+            self.arriving.append(np.zeros_like(self.u))
+            self._accumulate(message)
+        self.u, self.v, spikes = step_neuron(self.neuron, a, self.u, self.v, self.bias)
+        return spikes.astype(np.int64)
+
+    def _accumulate(self, message: NDArray[np.int64]) -> None:
+        if isinstance(self.synapse, Conv):
+            self.arriving[0] += formats.wrap24(convolve(self.synapse, message))
+            return
+        assert isinstance(self.synapse, Dense)
+        flat = message.reshape(len(message), -1)
+        weight, delay = self.synapse.weight.astype(np.int64), self.synapse.delay
+        for d in range(len(self.arriving)):
+            now = weight if delay is None else np.where(delay == d, weight, 0)
+            self.arriving[d] += formats.wrap32(flat @ now.T)
+
+
+def convolve(synapse: Conv, x: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Integer convolution of ``[N, C, H, W]``, written out: ``[N, out, H', W']``."""
+    out, height, width = synapse.output_shape(x.shape[1:])
+    (sy, sx), (py, px), (dy, dx) = synapse.strides, synapse.paddings, synapse.dilations
+    padded = np.pad(x, ((0, 0), (0, 0), (py, py), (px, px)))
+    weight = synapse.weight.astype(np.int64)
+    _, per_group, kernel_h, kernel_w = weight.shape
+    out_per_group = out // synapse.groups
+    result = np.zeros((len(x), out, height, width), dtype=np.int64)
+    for group in range(synapse.groups):
+        rows = slice(group * out_per_group, (group + 1) * out_per_group)
+        channels = slice(group * per_group, (group + 1) * per_group)
+        for i in range(kernel_h):
+            for j in range(kernel_w):
+                seen = padded[
+                    :,
+                    channels,
+                    i * dy : i * dy + sy * (height - 1) + 1 : sy,
+                    j * dx : j * dx + sx * (width - 1) + 1 : sx,
+                ]
+                result[:, rows] += np.einsum("oc,nchw->nohw", weight[rows, :, i, j], seen)
+    return result
+
+
+def _with_input_shapes(network: Network) -> Iterable[tuple[Layer, Shape]]:
+    return zip(network.layers, (network.input_shape, *network.shapes[:-1]), strict=True)
