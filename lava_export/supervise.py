@@ -1,0 +1,357 @@
+"""Run a function in a child process that cannot hang, and leaves nothing behind however it ends.
+
+Lava runs every process of a network as an operating system process. When one of them throws, Lava
+says "1 Exception(s) occurred", keeps the traceback to itself, and hangs in ``stop()``; when its
+parent is killed, it stays behind as an orphan. So nothing here runs Lava itself:
+
+    result = supervise.run(function, deadline=60, x=array, name="mnist")
+
+starts a fresh Python in a session of its own and calls ``function(folder, x=array, name="mnist")``
+there. ``function`` is a module's function; ``folder`` is a directory of its own. Arrays travel as
+``.npy`` files (mapped read-only in the child), everything else as JSON, and so does the dict that
+the function returns: nothing is ever unpickled.
+
+How it ends, and who sees to it:
+
+- An exception, in the function or in any process of Lava's: the traceback is written down where it
+  happens, the child stops everything, and the parent raises :class:`ChildError` with its last
+  line. (For Lava's own processes the function has to call :func:`prepare_lava` first.)
+- The deadline passes, or Ctrl-C: the parent says so on the *lifeline*, a pipe whose other end the
+  child watches.
+- The parent is killed, even by ``kill -9``: the lifeline closes.
+- The child is killed: on Linux its descendants have asked for a SIGKILL when it dies.
+
+In every case the child's whole session is killed, the shared memory released by Python's own
+resource tracker, and the folder removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loihi.errors import PumiceError
+
+GRACE = 5.0
+"""Seconds that the child has to clear up after itself before its session is killed from outside."""
+_POLL = 0.5  # seconds between two looks at whether a descendant was killed
+_LINUX = sys.platform.startswith("linux")
+_PR_SET_PDEATHSIG = 1
+_IN_CHILD: _Child | None = None
+
+
+class ChildError(PumiceError):
+    """The child failed: the message is the last line of its traceback.
+
+    traceback: the whole of it, or "". log: all that the child and its descendants printed.
+    """
+
+    def __init__(self, message: str, traceback: str = "", log: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
+        self.log = log
+
+
+class DeadlineError(ChildError):
+    """The child ran past its deadline."""
+
+
+def run(
+    function: Callable[..., dict[str, Any]], *, deadline: float, **arguments: Any
+) -> dict[str, Any]:
+    """``function(folder, **arguments)`` in a supervised child; what it returned.
+
+    function: importable by its module and name; takes a ``Path`` and keyword arguments, returns
+        a dict. Values are arrays (numbers only) or what JSON can say.
+    deadline: seconds from here until the child must be done, its start included.
+
+    Raises :class:`DeadlineError`, :class:`ChildError`, and any :class:`PumiceError` of the
+    function's as a :class:`ChildError` with the same message.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="pumice-"))
+    except OSError as error:
+        raise ChildError(f"no temporary folder for a child process: {error}") from None
+    try:
+        try:
+            _save(folder, "arguments", arguments)
+        except OSError as error:
+            raise ChildError(f"{folder}: {error.strerror or error}") from None
+        code, in_time = _supervise(folder, function, deadline)
+        log = (folder / "log").read_text(encoding="utf-8", errors="replace")
+        report = folder / "error.json"
+        if report.exists():
+            error = json.loads(report.read_text(encoding="utf-8"))
+            raise ChildError(error["line"], error["traceback"], log)
+        if not in_time:
+            raise DeadlineError(f"no result after {deadline:g} seconds{_last_line(log)}", log=log)
+        if code != 0:
+            how = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit status {code}"
+            raise ChildError(f"the child process ended by {how}{_last_line(log)}", log=log)
+        return _load(folder, "result")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def prepare_lava(netx_only: bool = True) -> None:
+    """In the child, before Lava is imported: make it importable, and its exceptions known here.
+
+    netx_only: leave slayer, and with it torch, out of this process.
+    """
+    from loihi import lava_compat
+
+    lava_compat.require()
+    lava_compat.install(netx_only=netx_only)
+    child = _IN_CHILD
+    if child is None:
+        raise RuntimeError("prepare_lava() belongs into a function that supervise.run() calls")
+
+    from lava.magma.runtime import runtime
+
+    original = runtime.target_fn
+
+    def reporting(*args: Any, **kwargs: Any) -> Any:
+        # The first function of every process that Lava forks; what it raises, Lava keeps to itself.
+        try:
+            return original(*args, **kwargs)
+        except Exception:
+            child.report()
+            raise
+
+    runtime.target_fn = reporting
+
+
+# --- the parent's side --------------------------------------------------------------------------
+
+
+def _supervise(folder: Path, function: Callable[..., Any], deadline: float) -> tuple[int, bool]:
+    """The child's exit status, and whether it ended before its deadline."""
+    theirs, ours = os.pipe()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        # A thread pool in each of Lava's many processes would only get in the others' way.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [
+        *(sys.executable, "-c", "from lava_export import supervise; supervise._child()"),
+        *(str(folder), str(theirs), f"{function.__module__}:{function.__qualname__}"),
+    ]
+    try:
+        with (folder / "log").open("wb") as log:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[theirs],
+                start_new_session=True,
+                env=environment,
+            )
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    try:
+        return child.wait(deadline), True
+    except subprocess.TimeoutExpired:
+        return 0, False
+    finally:
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            os.write(ours, b"!")
+        os.close(ours)
+        try:
+            child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        _end_session(child.pid)
+
+
+def _end_session(session: int) -> None:
+    """Kill what is left of a session whose leader has ended; mostly nothing, or the tracker."""
+    until = time.monotonic() + GRACE
+    # The resource tracker goes by itself, when it has released the shared memory.
+    while _LINUX and _alive(session) and time.monotonic() < until:
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(session, signal.SIGKILL)
+
+
+def _last_line(log: str) -> str:
+    lines = log.strip().splitlines()
+    return f"; it said last: {lines[-1].strip()}" if lines else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
+
+
+# --- the child's side ---------------------------------------------------------------------------
+
+
+class _Child:
+    """The process that calls the function: it ends all others of its session before itself."""
+
+    def __init__(self, folder: Path, lifeline: int) -> None:
+        self.pid, self.folder, self.lifeline = os.getpid(), folder, lifeline
+        self.heard, self.alarm = os.pipe()  # how a descendant says that it failed
+        self.ending = threading.Lock()
+        os.register_at_fork(after_in_child=self._die_with_me)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def report(self) -> None:
+        """Write down the exception that is being handled; end the child if this is a descendant.
+
+        The first report stays: what fails after it fails because of it.
+        """
+        kind, error, _ = sys.exc_info()
+        text = traceback.format_exc()
+        line = "".join(traceback.format_exception_only(kind, error)).strip().splitlines()[-1]
+        if isinstance(error, PumiceError):
+            line = str(error)  # it is one clear line already
+        self._write_error(line, text)
+        if os.getpid() != self.pid:
+            os.write(self.alarm, b"!")
+
+    def end(self, code: int) -> None:
+        """Kill all others of the session, wait until they are gone, and leave."""
+        self.ending.acquire()  # for good: one thread ends everything, once
+        if _LINUX:
+            for pid, _, command in _members(self.pid):
+                if pid != self.pid and "resource_tracker" not in command:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+        until = time.monotonic() + GRACE / 2
+        with contextlib.suppress(ChildProcessError):
+            while _alive(self.pid, but=self.pid) and time.monotonic() < until:
+                os.waitpid(-1, os.WNOHANG)
+                time.sleep(0.002)
+        # With the last of its clients the tracker unlinks the shared memory they left, and ends.
+        tracker = sys.modules.get("multiprocessing.resource_tracker")
+        with contextlib.suppress(Exception):
+            tracker._resource_tracker._stop()  # type: ignore[union-attr]
+        if self._orphaned():  # then nobody else will
+            shutil.rmtree(self.folder, ignore_errors=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    def _watch(self) -> None:
+        while True:
+            ready, _, _ = select.select([self.lifeline, self.heard], [], [], _POLL)
+            if ready or self._descendant_killed():
+                self.end(1)
+
+    def _orphaned(self) -> bool:
+        heard = bool(select.select([self.lifeline], [], [], 0)[0])
+        return heard and os.read(self.lifeline, 1) == b""
+
+    def _descendant_killed(self) -> bool:
+        """Whether a child of ours was ended by a signal (for memory, say): the rest would wait."""
+        for pid, state, _ in _members(self.pid) if _LINUX else ():
+            if state != "Z":
+                continue
+            with contextlib.suppress(ChildProcessError):
+                how = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if how is not None and how.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+                    name = _signal_name(how.si_status)
+                    line = f"a process of Lava's was ended by signal {how.si_status} ({name})"
+                    self._write_error(line, "")
+                    return True
+        return False
+
+    def _write_error(self, line: str, text: str) -> None:
+        mine = self.folder / f"error-{os.getpid()}-{threading.get_ident()}"
+        mine.write_text(json.dumps({"line": line, "traceback": text}), encoding="utf-8")
+        with contextlib.suppress(OSError):
+            os.link(mine, self.folder / "error.json")  # fails where there is one already
+
+    def _die_with_me(self) -> None:
+        """In a descendant, just forked: SIGKILL when the child is gone, however it went."""
+        if not _LINUX:
+            return
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != self.pid:  # it went before we could ask
+            os._exit(1)
+
+
+def _child() -> None:
+    """What the new Python runs: ``folder lifeline module:function``."""
+    global _IN_CHILD
+    folder, module, name = Path(sys.argv[1]), *sys.argv[3].split(":")
+    child = _IN_CHILD = _Child(folder, int(sys.argv[2]))
+    try:
+        workspace = folder / "workspace"
+        workspace.mkdir()
+        function = getattr(import_module(module), name)
+        _save(folder, "result", function(workspace, **_load(folder, "arguments", map_them=True)))
+    except BaseException:
+        child.report()
+        child.end(1)
+    child.end(0)
+
+
+def _members(session: int) -> Iterator[tuple[int, str, str]]:
+    """Process id, state letter and command line of the processes of a session (Linux)."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        with contextlib.suppress(OSError):  # gone meanwhile
+            stat = Path("/proc", entry, "stat").read_text(encoding="utf-8", errors="replace")
+            # "pid (name) state ppid pgrp session …", and a name may hold spaces and brackets
+            state, _, _, its_session = stat.rpartition(")")[2].split()[:4]
+            if int(its_session) == session:
+                command = Path("/proc", entry, "cmdline").read_bytes().decode(errors="replace")
+                yield int(entry), state, command
+
+
+def _alive(session: int, but: int | None = None) -> bool:
+    """Whether any process of a session is running, but this one and resource trackers apart."""
+    return _LINUX and any(
+        state not in "ZX" and pid != but and (but is None or "resource_tracker" not in command)
+        for pid, state, command in _members(session)
+    )
+
+
+# --- what travels between them ------------------------------------------------------------------
+
+
+def _save(folder: Path, name: str, values: dict[str, Any]) -> None:
+    plain = {}
+    for key, value in values.items():
+        if isinstance(value, np.ndarray):
+            np.save(folder / f"{name}-{key}.npy", value, allow_pickle=False)
+        else:
+            plain[key] = value
+    (folder / f"{name}.json").write_text(json.dumps(plain), encoding="utf-8")
+
+
+def _load(folder: Path, name: str, map_them: bool = False) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    for file in folder.glob(f"{name}-*.npy"):
+        mode = "r" if map_them else None
+        values[file.stem[len(name) + 1 :]] = np.load(file, mmap_mode=mode, allow_pickle=False)
+    return values
