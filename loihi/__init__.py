@@ -3,10 +3,10 @@
 from loihi.encoding import Encoding
 from loihi.errors import PumiceError
 from loihi.network import (
+    INTEGRATOR,
     Conv,
     Dense,
     Inject,
-    INTEGRATOR,
     Layer,
     Network,
     Neuron,

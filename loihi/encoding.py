@@ -7,7 +7,7 @@ payloads in the trainer, in the engines and in Lava, in whatever batch it comes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, get_args, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +76,7 @@ class Encoding:
         return np.uint8 if self.payload[0] >= 0 else np.int16
 
     def encode(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Payloads ``[T, N, ...]`` (:attr:`dtype`) of samples ``[N, ...]`` (events: ``[N, T, ...]``).
+        """Samples ``[N, ...]`` (events: ``[N, T, ...]``) as payloads ``[T, N, ...]``.
 
         ``graded`` returns one step seen T times (stride 0): the engines notice and compute its
         synapse once.

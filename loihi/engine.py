@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi import formats, kernels
-from loihi.network import Conv, Dense, Inject, Layer, Network, Shape
+from loihi.network import Conv, Inject, Layer, Network, Shape
 from loihi.reference import STATES, Trace
 
 CHUNK = 32
@@ -51,6 +51,11 @@ class Engine:
         self.threads = threads or _processors()
         before = (network.input_shape, *network.shapes[:-1])
         binary = [network.encoding.binary, *([True] * len(network.layers))]
+        # Before a sample's window reaches a layer, its bias may make it spike. Without delays those
+        # spikes arrive before the next layer's reset and are forgotten; a delay can carry them
+        # past it. Then, and only then, the steps before the window have to be computed as well.
+        biased = any(np.any(np.asarray(layer.neuron.bias) > 0) for layer in network.layers)
+        self._lead = network.arrivals[-1] if network.has_delays and biased else 0
         self._layers = [
             _Prepared(layer, shape, out, network.encoding.payload if not sends_spikes else (0, 1))
             for layer, shape, out, sends_spikes in zip(
@@ -91,7 +96,8 @@ class Engine:
     ) -> tuple[Trace, NDArray[np.int64], NDArray[np.int32]]:
         x = self.network.check_payloads(x)
         steps, samples = x.shape[:2]
-        static = steps > 1 and x.strides[0] == 0
+        lead = self._lead
+        static = steps > 1 and x.strides[0] == 0 and not lead
         x = np.moveaxis(x[:1] if static else x, 0, 1)  # [N, T, ...]: a chunk is contiguous
         if x.ndim == 5:
             x = np.moveaxis(x, 2, -1)
@@ -110,13 +116,15 @@ class Engine:
 
         def work(chunk: slice) -> NDArray[np.int32]:
             message = np.ascontiguousarray(x[chunk])
+            if lead:
+                message = np.pad(message, [(0, 0), (lead, 0)] + [(0, 0)] * (message.ndim - 2))
             count = len(message)
             peaks = np.zeros((len(self._layers), 2), dtype=np.int32)
             for index, layer in enumerate(self._layers):
                 spikes = (
                     kept["spikes"][index][chunk]
-                    if "spikes" in wanted
-                    else np.empty((count, steps, layer.units), dtype=np.uint8)
+                    if "spikes" in wanted and not lead
+                    else np.zeros((count, lead + steps, layer.units), dtype=np.uint8)
                 )
                 nothing = np.empty((0, 0, 0), dtype=np.int32)
                 v = layer.run(
@@ -125,9 +133,16 @@ class Engine:
                     kept["u"][index][chunk] if "u" in wanted else nothing,
                     kept["v"][index][chunk] if "v" in wanted else nothing,
                     peaks[index],
+                    slice(lead - self.network.arrivals[index], lead) if lead else None,
                 )
+                if lead and "spikes" in wanted:
+                    kept["spikes"][index][chunk] = spikes[:, lead:]
                 message = spikes
-            last = spikes.sum(axis=1, dtype=np.int64) if self.network.readout == "spikes" else v
+            last = (
+                message[:, lead:].sum(axis=1, dtype=np.int64)
+                if self.network.readout == "spikes"
+                else v
+            )
             scores[chunk] = self._layers[-1].channels_first(last).reshape(count, -1)
             return peaks
 
@@ -159,7 +174,9 @@ class _Prepared:
         self, layer: Layer, input_shape: Shape, shape: Shape, payload: tuple[int, int]
     ) -> None:
         self.synapse, self.neuron, self.shape = layer.synapse, layer.neuron, shape
-        self.input_shape = input_shape if len(input_shape) == 1 else (*input_shape[1:], input_shape[0])
+        self.input_shape = (
+            input_shape if len(input_shape) == 1 else (*input_shape[1:], input_shape[0])
+        )
         self.units = int(np.prod(shape))
         self.binary = payload == (0, 1)
         bias = self.neuron.effective_bias(shape)
@@ -182,7 +199,7 @@ class _Prepared:
         if not self.wraps:
             factor = _common_shift(weight)
             weight, largest, self.shift = weight >> factor, largest >> factor, 6 + factor
-        narrow = np.int8 if -128 <= weight.min() and weight.max() <= 127 else np.int16
+        narrow = np.int8 if weight.min() >= -128 and weight.max() <= 127 else np.int16
         weight = weight.astype(narrow)
         self.sums = np.int16 if largest < 2**15 else np.int32
         if isinstance(self.synapse, Conv):
@@ -222,15 +239,39 @@ class _Prepared:
         all_u: NDArray[np.int32],
         all_v: NDArray[np.int32],
         peak: NDArray[np.int32],
+        before: slice | None = None,
     ) -> NDArray[np.int32]:
-        """Payloads ``[n, T or 1, ...]`` → ``spikes [n, T, units]``, and the last v ``[n, units]``."""
-        count, steps = spikes.shape[:2]
-        a = self._currents(x, steps)
-        u = np.zeros((count, self.units), dtype=np.int32)
-        v = np.zeros((count, self.units), dtype=np.int32)
+        """Payloads ``[n, T or 1, ...]`` → ``spikes [n, T, units]``, and the last v ``[n, units]``.
+
+        ``before``: steps ahead of the window in which the neurons are at work, to be reset at its
+        end; the window then starts there.
+        """
+        a = self._currents(x, spikes.shape[1])
+        if before is not None:
+            nothing = np.empty((0, 0, 0), dtype=np.int32)
+            early = np.ascontiguousarray(spikes[:, before])
+            self._scan(
+                np.ascontiguousarray(a[:, before]), early, nothing, nothing, np.zeros_like(peak)
+            )
+            window = np.ascontiguousarray(spikes[:, before.stop :])
+            v = self._scan(np.ascontiguousarray(a[:, before.stop :]), window, all_u, all_v, peak)
+            spikes[:, before], spikes[:, before.stop :] = early, window
+            return v
+        return self._scan(a, spikes, all_u, all_v, peak)
+
+    def _scan(
+        self,
+        a: NDArray[Any],
+        spikes: NDArray[np.uint8],
+        all_u: NDArray[np.int32],
+        all_v: NDArray[np.int32],
+        peak: NDArray[np.int32],
+    ) -> NDArray[np.int32]:
+        u = np.zeros((len(a), self.units), dtype=np.int32)
+        v = np.zeros((len(a), self.units), dtype=np.int32)
         kernels.scan(
             a,
-            steps,
+            spikes.shape[1],
             self.shift,
             self.neuron.du,
             self.neuron.dv,

@@ -138,7 +138,7 @@ def weight_format(weight: IntArray, name: str = "weight") -> WeightFormat:
         raise FormatError(f"{name} is empty")
     low, high = int(w.min()), int(w.max())
     if low < 0 < high:
-        if not (-256 <= low and high <= 254):
+        if not (low >= -256 and high <= 254):
             raise FormatError(
                 f"{name}: weights of mixed signs must be in -256..254, found {low}..{high}"
             )
@@ -151,7 +151,7 @@ def weight_format(weight: IntArray, name: str = "weight") -> WeightFormat:
                 f"({low}..{high} here) must be even"
             )
         shift = 0  # how far left the mantissas can go
-        while -256 <= (low << (shift + 1)) and (high << (shift + 1)) <= 254:
+        while (low << (shift + 1)) >= -256 and (high << (shift + 1)) <= 254:
             shift += 1
         stored, sign_bits, mode = w.astype(np.int64) << shift, 1, "mixed"
     else:
@@ -164,7 +164,9 @@ def weight_format(weight: IntArray, name: str = "weight") -> WeightFormat:
             shift += 1
         stored, sign_bits = np.abs(w.astype(np.int64)) << shift, 0
         mode = "excitatory" if low >= 0 else "inhibitory"
-    bits = WEIGHT_BITS  # a format of n bits leaves the lowest 8 − n (+ 1 for a sign) of a mantissa 0
+    bits = (
+        WEIGHT_BITS  # a format of n bits leaves the lowest 8 − n (+ 1 for a sign) of a mantissa 0
+    )
     while bits > 1 and not (stored & ((1 << (WEIGHT_BITS + 1 - bits + sign_bits)) - 1)).any():
         bits -= 1
     return WeightFormat(mode, bits, -shift)

@@ -19,7 +19,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-# numba types the arrays at the call; dtypes spelled here would be a second, unchecked, set of types.
+# numba types the arrays at the call; dtypes spelled here would be a second, unchecked, opinion.
 Array = Any
 
 _jit = nb.njit(nogil=True, cache=True, error_model="numpy")
@@ -78,7 +78,7 @@ def conv(
     dilation: tuple[int, int],
     groups: int,
 ) -> None:
-    """Scatter each payload of ``x [n, T, H, W, C]`` through its kernel into ``a [n, T, H', W', O]``.
+    """Scatter each payload of ``x [n, T, H, W, C]`` through its kernel to ``a [n, T, H', W', O]``.
 
     weight: ``[C, kH, kW · O/groups]``, each kernel row *reversed*: a payload at column c then adds
     it to the output columns c + p − (kW − 1) … c + p in order, in one piece where the stride and

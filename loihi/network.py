@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, get_args, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,8 @@ class _Frozen:
         if type(self) is not type(other):
             return NotImplemented
         return all(
-            _same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)  # type: ignore[arg-type]
+            _same(getattr(self, f.name), getattr(other, f.name))
+            for f in fields(self)  # type: ignore[arg-type]
         )
 
     __hash__ = None  # type: ignore[assignment]
@@ -189,7 +190,9 @@ class Conv(_Frozen):
         put(self, "dilation", _pair("dilation", self.dilation, 1))
         put(self, "groups", require_integer("groups", self.groups, 1, 2**15))
         if weight.shape[0] % self.groups:
-            raise NetworkError(f"{weight.shape[0]} channels do not divide into {self.groups} groups")
+            raise NetworkError(
+                f"{weight.shape[0]} channels do not divide into {self.groups} groups"
+            )
 
     def output_shape(self, shape: Shape) -> Shape:
         """``(out, H', W')`` with H' = ⌊(H + 2p − d(k − 1) − 1) / s⌋ + 1."""
@@ -353,7 +356,8 @@ class Network(_Frozen):
         x = x.reshape(*x.shape[:2], *self.input_shape)
         first, last = self.encoding.payload
         one_step = x[:1] if x.strides[0] == 0 else x
-        if one_step.size and not (first <= one_step.min() and one_step.max() <= last):
+        low, high = min(first, 0), max(last, 0)  # silence is always a payload
+        if one_step.size and not (low <= one_step.min() and one_step.max() <= high):
             raise NetworkError(
                 f"payloads {one_step.min()}..{one_step.max()} exceed the encoding's {first}..{last}"
             )
@@ -361,7 +365,7 @@ class Network(_Frozen):
 
 
 def decide(scores: NDArray[Any]) -> NDArray[np.int64]:
-    """The predicted class of each sample: the largest score, the first of equals. ``[N, classes]``."""
+    """The class of each sample of ``scores [N, classes]``: the largest, the first of equals."""
     return np.argmax(scores, axis=1)
 
 

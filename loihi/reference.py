@@ -40,10 +40,11 @@ def run(network: Network, x: NDArray[Any], record: Iterable[str] = ("spikes",)) 
     lag = network.arrivals[-1]
     padding = np.zeros((lag, *x.shape[1:]), dtype=x.dtype)
     trace = stream(network, np.concatenate([x, padding]), steps + lag, record=record)
-    for states in (trace.spikes, trace.u, trace.v):
-        for index, arrival in enumerate(network.arrivals[: len(states)]):
-            states[index] = states[index][arrival : arrival + steps]
-    return trace
+
+    def local(states: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        return [s[a : a + steps] for s, a in zip(states, network.arrivals, strict=False)]
+
+    return Trace(local(trace.spikes), local(trace.u), local(trace.v))
 
 
 def stream(
@@ -86,7 +87,7 @@ def stream(
 
 
 def scores(network: Network, trace: Trace) -> NDArray[np.int64]:
-    """What the network's readout says of each sample, ``[N, classes]``; needs the state it reads."""
+    """What the readout says of each sample, ``[N, classes]``; needs the state that it reads."""
     if network.readout == "spikes":
         counts = trace.spikes[-1].sum(axis=0, dtype=np.int64)
         return counts.reshape(len(counts), -1)

@@ -1,0 +1,105 @@
+"""Random integer networks and payloads for property tests, extreme values included."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from loihi import INTEGRATOR, Conv, Dense, Encoding, Inject, Layer, Network, Neuron
+
+# Each draw is a list of values that hypothesis can shrink towards its first entry.
+DECAYS = st.sampled_from([4096, 0, 1, 128, 1024, 2048, 4095]) | st.integers(0, 4096)
+THRESHOLDS = st.sampled_from([64, 0, 1, 5, 1000, 131071]) | st.integers(0, 131071)
+PAYLOADS = st.sampled_from([(0, 1), (0, 255), (-256, 255), (-12, 140)])
+
+
+@st.composite
+def weights(draw: st.DrawFn, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of one of the formats that eight bits hold."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["small", "mixed", "even", "positive", "negative", "corners"]))
+    drawn: np.ndarray = {
+        "small": rng.integers(-8, 8, shape),
+        "mixed": rng.integers(-128, 128, shape),
+        "even": 2 * rng.integers(-128, 128, shape),
+        "positive": rng.integers(0, 256, shape),
+        "negative": -rng.integers(1, 256, shape),
+        "corners": rng.choice([-256, 0, 254], shape),
+    }[kind]
+    return drawn if drawn.max() > 0 else np.maximum(drawn, -255)  # of one sign: 255 at most
+
+
+@st.composite
+def neurons(draw: st.DrawFn, shape: tuple[int, ...], may_integrate: bool = False) -> Neuron:
+    """Neurons of any decay and threshold, with no bias, one, one a channel, or one a neuron."""
+    if may_integrate and draw(st.booleans()):
+        return INTEGRATOR
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    reach = draw(st.sampled_from([0, 3, 100, 4095]))
+    size = draw(st.sampled_from([(), shape[:1], shape]))
+    bias = rng.integers(-reach, reach + 1, size) if reach else 0
+    exponent = draw(st.sampled_from([6, 0, 3, 7]))
+    return Neuron(draw(DECAYS), draw(DECAYS), draw(THRESHOLDS), bias, exponent)
+
+
+@st.composite
+def networks(draw: st.DrawFn, delays: bool = True, max_layers: int = 3) -> Network:
+    """A chain of up to ``max_layers`` layers on a small image or vector."""
+    steps = draw(st.integers(1, 8))
+    image = draw(st.booleans())
+    shape: tuple[int, ...] = (
+        (draw(st.integers(1, 3)), draw(st.integers(3, 6)), draw(st.integers(3, 6)))
+        if image
+        else (draw(st.integers(1, 12)),)
+    )
+    input_shape, layers = shape, []
+    if draw(st.booleans()):
+        layers.append(Layer(Inject(), draw(neurons(shape))))
+    count = draw(st.integers(1, max_layers))
+    for index in range(count):
+        synapse: Conv | Dense
+        if len(shape) == 3 and draw(st.booleans()):
+            groups = draw(st.sampled_from([1, shape[0]]))
+            out = groups * draw(st.integers(1, 3))
+            kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+            dilation = draw(st.integers(1, 2)) if max(kernel) < 3 else 1
+            synapse = Conv(
+                draw(weights((out, shape[0] // groups, *kernel))),
+                stride=(draw(st.integers(1, 2)), draw(st.integers(1, 3))),
+                padding=(draw(st.integers(0, 2)), draw(st.integers(0, 1))),
+                dilation=dilation,
+                groups=groups,
+            )
+            if min(shape[1:]) + 0 < dilation * (max(kernel) - 1) + 1:
+                synapse = Conv(synapse.weight[:, :, :1, :1], groups=groups)
+        else:
+            features, out = int(np.prod(shape)), draw(st.integers(1, 12))
+            delay = None
+            if delays and draw(st.booleans()):
+                rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+                delay = rng.integers(0, draw(st.sampled_from([2, 5, 63])), (out, features))
+            synapse = Dense(draw(weights((out, features))), delay)
+        shape = synapse.output_shape(shape)
+        layers.append(Layer(synapse, draw(neurons(shape, may_integrate=index == count - 1))))
+    readout = (
+        "membrane"
+        if layers[-1].neuron.vth is None
+        else draw(st.sampled_from(["membrane", "spikes"]))
+    )
+    encoding = Encoding("events", steps, payload=draw(PAYLOADS))
+    return Network(input_shape, tuple(layers), encoding, readout)
+
+
+@st.composite
+def payloads(draw: st.DrawFn, network: Network, samples: int = 3) -> np.ndarray:
+    """Payloads ``[T, N, *input_shape]`` over the encoding's whole range, dense or sparse."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    first, last = network.encoding.payload
+    shape = (network.time_steps, samples, *network.input_shape)
+    x = rng.integers(first, last + 1, shape)
+    if draw(st.booleans()):
+        x = np.where(rng.random(shape) < 0.3, x, 0)
+    x = x.astype(network.encoding.dtype)
+    if draw(st.booleans()):  # the same at every step, as a static image is
+        return np.broadcast_to(x[0], shape)
+    return x
