@@ -98,8 +98,8 @@ def run(
         log = (folder / "log").read_text(encoding="utf-8", errors="replace")
         report = folder / "error.json"
         if report.exists():
-            error = json.loads(report.read_text(encoding="utf-8"))
-            raise ChildError(error["line"], error["traceback"], log)
+            said = json.loads(report.read_text(encoding="utf-8"))
+            raise ChildError(said["line"], said["traceback"], log)
         if not in_time:
             raise DeadlineError(f"no result after {deadline:g} seconds{_last_line(log)}", log=log)
         if code != 0:
@@ -191,7 +191,7 @@ def _end_session(session: int) -> None:
     """Kill what is left of a session whose leader has ended; mostly nothing, or the tracker."""
     until = time.monotonic() + GRACE
     # The resource tracker goes by itself, when it has released the shared memory.
-    while _LINUX and _alive(session) and time.monotonic() < until:
+    while time.monotonic() < until and any(state not in "ZX" for _, state, _ in _members(session)):
         time.sleep(0.01)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(session, signal.SIGKILL)
@@ -219,7 +219,7 @@ class _Child:
         self.pid, self.folder, self.lifeline = os.getpid(), folder, lifeline
         self.heard, self.alarm = os.pipe()  # how a descendant says that it failed
         self.ending = threading.Lock()
-        os.register_at_fork(after_in_child=self._die_with_me)
+        os.register_at_fork(before=self._not_while_ending, after_in_child=self._die_with_me)
         threading.Thread(target=self._watch, daemon=True).start()
 
     def report(self) -> None:
@@ -239,25 +239,30 @@ class _Child:
     def end(self, code: int) -> None:
         """Kill all others of the session, wait until they are gone, and leave."""
         self.ending.acquire()  # for good: one thread ends everything, once
-        if _LINUX:
-            for pid, _, command in _members(self.pid):
-                if pid != self.pid and "resource_tracker" not in command:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
         until = time.monotonic() + GRACE / 2
-        with contextlib.suppress(ChildProcessError):
-            while _alive(self.pid, but=self.pid) and time.monotonic() < until:
-                os.waitpid(-1, os.WNOHANG)
-                time.sleep(0.002)
-        # With the last of its clients the tracker unlinks the shared memory they left, and ends.
-        tracker = sys.modules.get("multiprocessing.resource_tracker")
-        with contextlib.suppress(Exception):
-            tracker._resource_tracker._stop()  # type: ignore[union-attr]
+        while (others := self._others()) and time.monotonic() < until:
+            clients = [pid for pid, command in others if "resource_tracker" not in command]
+            for pid in clients:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not clients:
+                _close_tracker()
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+            time.sleep(0.002)
         if self._orphaned():  # then nobody else will
             shutil.rmtree(self.folder, ignore_errors=True)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+    def _others(self) -> list[tuple[int, str]]:
+        return [
+            (pid, command)
+            for pid, state, command in _members(self.pid)
+            if state not in "ZX" and pid != self.pid
+        ]
 
     def _watch(self) -> None:
         while True:
@@ -271,7 +276,7 @@ class _Child:
 
     def _descendant_killed(self) -> bool:
         """Whether a child of ours was ended by a signal (for memory, say): the rest would wait."""
-        for pid, state, _ in _members(self.pid) if _LINUX else ():
+        for pid, state, _ in _members(self.pid):
             if state != "Z":
                 continue
             with contextlib.suppress(ChildProcessError):
@@ -288,6 +293,10 @@ class _Child:
         mine.write_text(json.dumps({"line": line, "traceback": text}), encoding="utf-8")
         with contextlib.suppress(OSError):
             os.link(mine, self.folder / "error.json")  # fails where there is one already
+
+    def _not_while_ending(self) -> None:
+        if self.ending.locked():
+            threading.Event().wait()  # for ever, which is not long now
 
     def _die_with_me(self) -> None:
         """In a descendant, just forked: SIGKILL when the child is gone, however it went."""
@@ -314,9 +323,18 @@ def _child() -> None:
     child.end(0)
 
 
+def _close_tracker() -> None:
+    """Let go of Python's resource tracker: it unlinks the shared memory left over, and ends."""
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    descriptor = getattr(getattr(tracker, "_resource_tracker", None), "_fd", None)
+    if descriptor is not None:
+        tracker._resource_tracker._fd = None  # type: ignore[union-attr]
+        os.close(descriptor)
+
+
 def _members(session: int) -> Iterator[tuple[int, str, str]]:
-    """Process id, state letter and command line of the processes of a session (Linux)."""
-    for entry in os.listdir("/proc"):
+    """Process id, state letter and command line of the processes of a session; Linux only."""
+    for entry in os.listdir("/proc") if _LINUX else ():
         if not entry.isdigit():
             continue
         with contextlib.suppress(OSError):  # gone meanwhile
@@ -326,14 +344,6 @@ def _members(session: int) -> Iterator[tuple[int, str, str]]:
             if int(its_session) == session:
                 command = Path("/proc", entry, "cmdline").read_bytes().decode(errors="replace")
                 yield int(entry), state, command
-
-
-def _alive(session: int, but: int | None = None) -> bool:
-    """Whether any process of a session is running, but this one and resource trackers apart."""
-    return _LINUX and any(
-        state not in "ZX" and pid != but and (but is None or "resource_tracker" not in command)
-        for pid, state, command in _members(session)
-    )
 
 
 # --- what travels between them ------------------------------------------------------------------
@@ -352,6 +362,6 @@ def _save(folder: Path, name: str, values: dict[str, Any]) -> None:
 def _load(folder: Path, name: str, map_them: bool = False) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     for file in folder.glob(f"{name}-*.npy"):
-        mode = "r" if map_them else None
-        values[file.stem[len(name) + 1 :]] = np.load(file, mmap_mode=mode, allow_pickle=False)
+        array = np.load(file, mmap_mode="r" if map_them else None, allow_pickle=False)
+        values[file.stem[len(name) + 1 :]] = array
     return values
