@@ -1,0 +1,542 @@
+"""Networks on disk: Lava-DL's netx files (HDF5), written and read, in integers only.
+
+netx (lava-dl 0.6.0, ``lava.lib.dl.netx.hdf5``) takes almost any file without a word: it truncates
+fractions, skips layers it does not know, ignores what it cannot do, and hands weights to Lava in a
+form in which some of them change. All of that is an error here, in both directions, with the place
+in the file.
+
+Layout, as SLAYER writes it: ``layer/<0..n-1>/`` with ``type``, ``shape`` (C, H, W), ``weight``,
+``neuron/…`` and so on; ``simulation/{Ts,tSample}``. Files written here begin with an input layer
+that holds the input's shape, and have beside these a group ``pumice`` with the encoding and the
+readout, which netx does not look at: read back, they give the very network that was written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from loihi import (
+    INTEGRATOR,
+    Conv,
+    Dense,
+    Encoding,
+    Inject,
+    Layer,
+    Network,
+    Neuron,
+    PumiceError,
+    formats,
+)
+from loihi.formats import require_integer, require_integers
+from loihi.network import Readout, Shape
+
+VERSION = 1
+"""Of the group ``pumice``."""
+NEVER = 1 << 17
+"""The threshold mantissa that netx gives a block without neurons: v stops short of it."""
+TIME_STEPS = 16
+"""T of a file that does not say (``simulation/tSample``)."""
+INPUT_WEIGHT, INPUT_BIAS = 64, 0  # netx's defaults for an input layer
+_BIAS_EXP = 6  # the only one netx knows
+_INT = 2**31 - 1
+
+
+class NetxError(PumiceError):
+    """A file that is not what netx and Lava would need, or a network that netx cannot hold."""
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def write(network: Network, path: str | Path) -> None:
+    """Write ``network`` to a netx file, whole or not at all.
+
+    Raises :class:`NetxError` for what netx or Lava would not take as it is, with the layer, and
+    for a folder that cannot be written; a file that was there before is then untouched.
+    """
+    path = Path(path)
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        _write(network, file)
+    with h5py.File(image, "r") as file:
+        if _read(file) != network:  # nothing leaves the house that does not come back the same
+            raise NetxError(f"{path}: the network does not survive being written; please report it")
+    try:
+        _put(image.getbuffer(), path)
+    except OSError as error:
+        raise NetxError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _put(data: memoryview, path: Path) -> None:
+    """Write beside ``path``, then take its place: no reader ever sees half a file."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _write(network: Network, file: h5py.File) -> None:
+    layers = file.create_group("layer")
+
+    def add(kind: str, shape: Shape) -> h5py.Group:
+        group = layers.create_group(str(len(layers)))
+        group["type"] = np.array([kind.encode()], dtype="S10")
+        group["shape"] = np.array(shape)
+        return group
+
+    shape = network.input_shape
+    if not isinstance(network.layers[0].synapse, Inject):
+        add("input", shape)
+    for index, layer in enumerate(network.layers):
+        synapse, neuron = layer.synapse, layer.neuron
+        try:
+            if neuron.bias_exp != _BIAS_EXP:
+                raise NetxError(f"bias_exp is {neuron.bias_exp}: netx knows {_BIAS_EXP} only")
+            if isinstance(synapse, Inject):
+                _write_input(add("input", shape), network.encoding, neuron)
+            elif isinstance(synapse, Dense):
+                if len(shape) == 3:
+                    add("flatten", (1, 1, int(np.prod(shape))))
+                _write_dense(add("dense", synapse.output_shape(shape)), synapse)
+            else:
+                _write_conv(add("conv", synapse.output_shape(shape)), synapse)
+            shape = synapse.output_shape(shape)
+            _write_neuron(layers[str(len(layers) - 1)], synapse, neuron, shape)
+        except PumiceError as error:
+            raise NetxError(f"layer {network.names[index]}: {error}") from None
+    file["simulation/Ts"] = 1
+    file["simulation/tSample"] = network.time_steps
+    own = file.create_group("pumice")
+    own.attrs["version"] = VERSION
+    own.attrs["encoding"] = json.dumps(asdict(network.encoding), default=lambda n: n.item())
+    own.attrs["readout"] = network.readout
+
+
+def _write_input(group: h5py.Group, encoding: Encoding, neuron: Neuron) -> None:
+    if neuron.has_bias:
+        raise NetxError("netx has no bias for the neurons of an input layer")
+    # The caller of netx computes weight · x + bias, with x the sample scaled to −1..1.
+    first, last = encoding.payload
+    if (last - first) % 2:
+        raise NetxError(
+            f"payload {first}..{last} of an input layer: netx writes it as bias - weight .. "
+            "bias + weight, so it has to span an even number"
+        )
+    group["weight"], group["bias"] = (last - first) // 2, (first + last) // 2
+
+
+def _write_dense(group: h5py.Group, synapse: Dense) -> None:
+    _check_dense(synapse.weight)
+    group["outFeatures"], group["inFeatures"] = synapse.weight.shape
+    group["weight"] = synapse.weight
+    if synapse.delay is not None:
+        group["delay"] = synapse.delay
+
+
+def _write_conv(group: h5py.Group, synapse: Conv) -> None:
+    out, per_group, *kernel = synapse.weight.shape
+    group["weight"] = synapse.weight
+    group["outChannels"], group["inChannels"] = out, per_group * synapse.groups
+    group["kernelSize"] = np.array(kernel)
+    group["stride"] = np.array(synapse.strides)
+    group["padding"] = np.array(synapse.paddings)
+    group["dilation"] = np.array(synapse.dilations)
+    group["groups"] = synapse.groups
+
+
+def _write_neuron(
+    group: h5py.Group, synapse: Inject | Dense | Conv, neuron: Neuron, shape: Shape
+) -> None:
+    bias = np.asarray(neuron.bias)
+    if bias.ndim == 3:
+        group["bias"] = bias.transpose(2, 1, 0)  # one a neuron is in Lava's order, (W, H, C)
+    elif bias.ndim == 1 or neuron.has_bias:
+        # netx fails on a single number for a convolution: it is written once a channel.
+        single = bias.ndim == 0
+        per_channel = isinstance(synapse, Conv) and single
+        group["bias"] = np.full(shape[0], bias) if per_channel else bias
+        group["bias"].attrs["single"] = single
+    if isinstance(synapse, Dense) and (neuron.du, neuron.dv, neuron.vth) == (
+        INTEGRATOR.du,
+        INTEGRATOR.dv,
+        INTEGRATOR.vth,
+    ):
+        return
+    group["neuron/type"] = np.bytes_("CUBA")
+    group["neuron/iDecay"] = neuron.du
+    group["neuron/vDecay"] = neuron.dv
+    group["neuron/vThMant"] = NEVER if neuron.vth is None else neuron.vth
+    group["neuron/refDelay"] = 1
+    group["neuron/gradedSpike"] = False
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def read(path: str | Path) -> Network:
+    """The network in a netx file, ours or another's, or a :class:`NetxError` with the place.
+
+    A file of another's does not say how its input is coded. With an input layer of neurons it is
+    ``graded``, with payloads from bias − weight to bias + weight, in as many steps as
+    ``simulation/tSample`` says (else 16); the data's range ``low``, ``high`` is for the caller to
+    fill in. Without, it is ``events`` of payload 0 or 1. The readout is the membrane of a last
+    layer that never spikes, else spikes.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise NetxError("no such file")
+        with path.open("rb") as raw:
+            if not raw.read(1):
+                raise NetxError("the file is empty")
+        if not h5py.is_hdf5(path):
+            raise NetxError("not a netx file: it is not HDF5")
+        with h5py.File(path, "r") as file:
+            return _read(file)
+    except PumiceError as error:
+        raise NetxError(f"{path}: {error}") from None
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        # What h5py raises for a file that is cut short or scrambled depends on where it is.
+        words = " ".join(str(error).split())
+        raise NetxError(f"{path}: cannot be read, it is damaged: {words}") from None
+
+
+class _Place:
+    """A group of the file; whatever is asked of it is checked, and named in the error."""
+
+    def __init__(self, group: h5py.Group, name: str) -> None:
+        self.group, self.name = group, name
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.group
+
+    def error(self, text: str) -> NetxError:
+        return NetxError(f"{self.name}: {text}")
+
+    def value(self, key: str) -> Any:
+        item = self.group.get(key)
+        if item is None:
+            raise self.error(f"{key} is missing")
+        if not isinstance(item, h5py.Dataset):
+            raise self.error(f"{key} is a group, not a number")
+        return item[()]
+
+    def integers(self, key: str, low: int, high: int) -> NDArray[np.int32]:
+        value = self.value(key)
+        return require_integers(f"{self.name}/{key}", value, low, high)
+
+    def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        if default is not None and key not in self:
+            return default
+        return require_integer(f"{self.name}/{key}", self.value(key), low, high)
+
+    def text(self, key: str) -> str:
+        value = np.asarray(self.value(key)).reshape(-1)
+        if value.size != 1 or not isinstance(value[0], bytes | str):
+            raise self.error(f"{key} is not a word")
+        word = value[0]
+        return word.decode("ascii", errors="replace") if isinstance(word, bytes) else word
+
+    def shape(self) -> Shape:
+        return tuple(self.integers("shape", 1, _INT).reshape(-1).tolist())
+
+    def agrees(self, key: str, found: Any) -> None:
+        """A number that says twice what the weight says already; netx never looks at it."""
+        if key in self and not np.array_equal(self.integers(key, 0, _INT).reshape(-1), found):
+            raise self.error(f"{key} is {self.value(key)}, its weight says {np.asarray(found)}")
+
+
+def _read(file: h5py.File) -> Network:
+    layers, own = file.get("layer"), file.get("pumice")
+    if not isinstance(layers, h5py.Group) or not len(layers):
+        raise NetxError("not a netx file: it has no layers")
+    if missing := [i for i in range(len(layers)) if str(i) not in layers]:
+        raise NetxError(
+            f"layers are numbered from 0 without gaps: found {', '.join(sorted(layers))}, "
+            f"not {missing[0]}"
+        )
+    steps = TIME_STEPS
+    if "simulation" in file:
+        steps = _Place(file["simulation"], "simulation").integer("tSample", 1, 2**20, steps)
+    reader = _Reader(steps)
+    for index in range(len(layers)):
+        if not isinstance(layers[str(index)], h5py.Group):
+            raise NetxError(f"layer/{index} is not a group")
+        reader.add(_Place(layers[str(index)], f"layer/{index}"))
+    if not reader.layers or reader.input_shape is None:
+        raise NetxError("no layer in it has neurons")
+    encoding = reader.encoding
+    spikes = reader.layers[-1].neuron.vth is not None
+    readout: Readout = "spikes" if spikes else "membrane"
+    if own is not None:
+        encoding, readout = _read_own(own, encoding)
+    return Network(reader.input_shape, tuple(reader.layers), encoding, readout)
+
+
+def _read_own(own: h5py.Group, found: Encoding) -> tuple[Encoding, Readout]:
+    version = own.attrs.get("version")
+    if version != VERSION:
+        raise NetxError(f"pumice/version is {version}: this pumice knows {VERSION}")
+    try:
+        said = json.loads(own.attrs["encoding"])
+        said["payload"] = tuple(said["payload"])
+        numbers = (said["time_steps"], said["seed"], *said["payload"])
+        if not all(type(n) is int for n in numbers):
+            raise TypeError("whole numbers expected")
+        for bound in ("low", "high"):
+            if said[bound] is not None:
+                said[bound] = float(said[bound])
+        encoding = Encoding(**said)
+        readout: Readout = own.attrs["readout"]
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise NetxError(f"pumice: its encoding cannot be read: {error}") from None
+    if encoding.time_steps != found.time_steps:
+        raise NetxError(
+            f"pumice/encoding says {encoding.time_steps} steps, simulation/tSample "
+            f"{found.time_steps}"
+        )
+    if found.kind == "graded" and encoding.payload != found.payload:
+        raise NetxError(
+            f"pumice/encoding says payload {encoding.payload}, layer/0's weight and bias "
+            f"{found.payload}"
+        )
+    return encoding, readout
+
+
+class _Reader:
+    """Walks through the layers of a file as netx does."""
+
+    def __init__(self, steps: int) -> None:
+        self.layers: list[Layer] = []
+        self.input_shape: Shape | None = None
+        self.shape: Shape = ()
+        self.encoding = Encoding("events", steps)
+
+    def add(self, place: _Place) -> None:
+        kind = place.text("type")
+        if kind == "input":
+            self._input(place)
+        elif kind == "flatten":
+            self._flatten(place)
+        elif kind == "dense":
+            self._dense(place)
+        elif kind == "conv":
+            self._conv(place)
+        else:
+            why = "is not a layer that pumice knows"
+            if kind in ("pool", "convT", "unpool", "average", "concat", "dense_comp"):
+                why = "is not implemented in netx"
+            elif kind == "dense_rec":
+                why = "(recurrent) is not supported yet"
+            raise place.error(f"type {kind!r} {why}")
+
+    def _append(self, place: _Place, synapse: Inject | Dense | Conv, neuron: Neuron) -> None:
+        try:
+            if not isinstance(synapse, Inject):
+                formats.weight_format(synapse.weight)
+            self.shape = synapse.output_shape(self.shape)
+        except PumiceError as error:
+            raise place.error(str(error)) from None
+        self.layers.append(Layer(synapse, neuron))
+
+    def _input(self, place: _Place) -> None:
+        if self.input_shape is not None:
+            raise place.error("an input layer can only be the first")
+        self.input_shape = self.shape = place.shape()
+        if "neuron" not in place:
+            return
+        weight = place.integer("weight", 1, 255, INPUT_WEIGHT)
+        bias = place.integer("bias", -255, 255, INPUT_BIAS)
+        steps = self.encoding.time_steps
+        try:
+            self.encoding = Encoding("graded", steps, (bias - weight, bias + weight))
+        except PumiceError as error:
+            raise place.error(f"weight {weight} and bias {bias}: {error}") from None
+        self._append(place, Inject(), _neuron(place, self.shape))
+
+    def _flatten(self, place: _Place) -> None:
+        self.shape = (int(np.prod(self.shape)),) if self.shape else ()
+
+    def _dense(self, place: _Place) -> None:
+        out = int(np.prod(place.shape()))
+        weight = place.integers("weight", -256, 255)
+        if weight.ndim == 1 and weight.size % out == 0:
+            weight = weight.reshape(out, -1)
+        if weight.ndim != 2 or weight.shape[0] != out:
+            raise place.error(f"weight has shape {list(weight.shape)}, shape says {out} neurons")
+        place.agrees("outFeatures", [out])
+        place.agrees("inFeatures", weight.shape[1:])
+        try:
+            _check_dense(weight)
+        except PumiceError as error:
+            raise place.error(str(error)) from None
+        if self.input_shape is None:
+            self.input_shape = self.shape = weight.shape[1:]
+        elif self.layers and len(self.shape) == 3:
+            raise place.error("a flatten layer is needed between an image and a dense layer")
+        neuron = _neuron(place, (out,)) if "neuron" in place else _integrator(place, (out,))
+        self._append(place, Dense(weight, _delay(place, weight)), neuron)
+
+    def _conv(self, place: _Place) -> None:
+        if self.input_shape is None:
+            raise place.error(
+                "a convolution needs an input layer before it, with the image's shape"
+            )
+        weight = place.integers("weight", -256, 255)
+        if weight.ndim == 5 and weight.shape[4] == 1:  # SLAYER's have an axis for time
+            weight = weight[..., 0]
+        if weight.ndim != 4:
+            raise place.error(f"weight has shape {list(weight.shape)}, not [out, in, kH, kW]")
+        if "delay" in place:
+            raise place.error("netx ignores the delays of a convolution")
+        if "neuron" not in place:
+            raise place.error("a convolution without neurons: netx needs neuron")
+        synapse = Conv(
+            weight,
+            stride=_pair(place, "stride", 1),
+            padding=_pair(place, "padding", 0),
+            dilation=_pair(place, "dilation", 1),
+            groups=place.integer("groups", 1, 2**15),
+        )
+        place.agrees("outChannels", weight.shape[:1])
+        place.agrees("inChannels", [weight.shape[1] * synapse.groups])
+        place.agrees("kernelSize", weight.shape[2:])
+        said = place.shape()
+        self._append(place, synapse, INTEGRATOR)
+        if said != self.shape:
+            raise place.error(
+                f"shape is {list(said)}, its weight and input give {list(self.shape)}"
+            )
+        self.layers[-1] = Layer(synapse, _neuron(place, self.shape))
+
+
+def _pair(place: _Place, key: str, low: int) -> tuple[int, int]:
+    values = place.integers(key, low, 2**15).reshape(-1)
+    if values.size not in (1, 2):
+        raise place.error(f"{key} is one number or (vertical, horizontal), found {values}")
+    return int(values[0]), int(values[-1])
+
+
+def _delay(place: _Place, weight: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """netx takes one delay for all, one a row of the weight, one a column, or one a synapse."""
+    if "delay" not in place:
+        return None
+    delay = place.integers("delay", 0, formats.DELAY_MAX)
+    out, features = weight.shape
+    if delay.ndim == 1 and delay.size == out:  # of a square matrix netx takes them for rows
+        delay = np.broadcast_to(delay[:, None], weight.shape)
+    elif (delay.ndim == 1 and delay.size == features) or delay.ndim == 0:
+        delay = np.broadcast_to(delay, weight.shape)
+    elif delay.shape != weight.shape:
+        raise place.error(f"delay has shape {list(delay.shape)}, its weight {list(weight.shape)}")
+    return delay
+
+
+def _neuron(place: _Place, shape: Shape) -> Neuron:
+    neuron = _Place(place.group["neuron"], f"{place.name}/neuron")
+    if not isinstance(neuron.group, h5py.Group):
+        raise place.error("neuron is not a group")
+    kind = neuron.text("type")
+    if kind not in ("LOIHI", "CUBA"):
+        raise neuron.error(f"type {kind!r} is not supported: use LOIHI or CUBA (LIF neurons)")
+    for key, only in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0), ("messageBits", 0)):
+        found = neuron.integer(key, -_INT, _INT, only)
+        if found != only:
+            raise neuron.error(f"{key} is {found}: netx ignores it and Lava's LIF does {only}")
+    vth = neuron.integer("vThMant", 0, NEVER)
+    return Neuron(
+        du=neuron.integer("iDecay", 0, formats.DECAY_ONE),
+        dv=neuron.integer("vDecay", 0, formats.DECAY_ONE),
+        vth=None if vth == NEVER else vth,
+        bias=_bias(place, shape),
+    )
+
+
+def _integrator(place: _Place, shape: Shape) -> Neuron:
+    return Neuron(INTEGRATOR.du, INTEGRATOR.dv, INTEGRATOR.vth, _bias(place, shape))
+
+
+def _bias(place: _Place, shape: Shape) -> NDArray[np.int32] | int:
+    if "bias" not in place or place.text("type") == "input":  # there it belongs to the encoding
+        return 0
+    bias = place.integers("bias", formats.BIAS_MIN, formats.BIAS_MAX)
+    if bias.ndim == 3 and bias.shape == shape[::-1]:
+        return bias.transpose(2, 1, 0)
+    if bias.size == 1 and (bias.ndim == 0 or place.group["bias"].attrs.get("single", False)):
+        return int(bias.reshape(()))
+    if bias.shape != shape[:1]:
+        raise place.error(f"bias has shape {list(bias.shape)}, the neurons {list(shape)}")
+    if place.group["bias"].attrs.get("single", False) and (bias == bias[0]).all():
+        return int(bias[0])
+    return bias
+
+
+# --- what Lava makes of a weight ----------------------------------------------------------------
+
+
+def lava_weight(weight: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
+    """A dense weight as netx hands it to Lava and Lava uses it: (mantissa, exponent).
+
+    The weight is ``mantissa · 2^exponent``. For most matrices that is the stored one; not for all:
+    netx takes a matrix of weights ≤ 0 that holds a zero for one of mixed signs, Lava does not, and
+    they scale, clip and cut differently; a matrix that is beyond its range comes back as zeros.
+    From ``optimize_weight_bits`` of netx (lava-dl 0.6.0), ``clip_weights`` and
+    ``truncate_weights`` of Lava (lava-nc 0.10.0).
+    """
+    w = np.asarray(weight, dtype=np.int64)
+    if not w.any():
+        raise NetxError("all weights are 0: netx fails on such a layer; leave it out")
+    if w.max() > 0 > w.min():
+        w = np.clip(w, -256, 254) if w.max() > 254 or w.min() < -256 else w
+    low, high = int(w.min()), int(w.max())
+    netx_mixed = low < 0 <= high
+    if netx_mixed:
+        room = min(127 / high if high else np.inf, -128 / low)
+    else:
+        room = 255 / high if low >= 0 else -256 / low
+    shift = int(np.floor(np.log2(room))) + netx_mixed
+    zeros = 0  # low bits that are 0 in every weight
+    while zeros < 8 and not (w & ((2 << zeros) - 1)).any():
+        zeros += 1
+    bits = 8 - shift - (zeros - netx_mixed)
+    mantissa = w << shift if shift >= 0 else np.zeros_like(w)  # numpy's shift by less than 0
+    mixed = low < 0 < high
+    sign = -1 if high <= 0 else 1
+    mantissa = np.clip(sign * mantissa, -256 if mixed else 0, 255)
+    cut = 8 - bits + mixed
+    return sign * (mantissa >> cut << cut if cut >= 0 else np.zeros_like(w)), -shift
+
+
+def _check_dense(weight: NDArray[Any]) -> None:
+    """A :class:`NetxError` where Lava would not use the weights that are stored."""
+    formats.weight_format(weight)
+    mantissa, exponent = lava_weight(weight)
+    used = mantissa >> -exponent if exponent <= 0 else mantissa << exponent
+    if (used != weight).any():
+        row, column = np.argwhere(used != weight)[0]
+        raise NetxError(
+            f"weight[{row}, {column}] is {weight[row, column]}, and Lava would compute with "
+            f"{used[row, column]}: netx and Lava disagree on a matrix of weights <= 0 that "
+            "holds zeros; make its largest magnitude smaller, or one weight positive"
+        )
