@@ -1,0 +1,9 @@
+"""Learning on the chip: a local learning block, and Lava's simulator to learn in.
+
+from onchip.block import random_network
+from onchip.learn import accuracy, learn
+
+network = random_network(64, 100, 10, encoding)
+result = learn(network, encoding.encode(x_train), y_train, mode="hidden")
+accuracy(result.network, encoding.encode(x_test), y_test)
+"""

@@ -1,0 +1,345 @@
+"""Runs a learning block in Lava's CPU simulator, in a supervised child process."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lava_export import supervise
+from loihi import Conv, Dense, Encoding, Inject, Layer, Network, Neuron
+from loihi.formats import weight_format
+from onchip.block import Block, Mantissas, Rule
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of Lava.
+
+    learned: the mantissas of each plastic layer, by its index. steps, seconds: Lava's, run alone.
+    history: of each plastic layer the mantissas after every step, ``[steps, out, in]``, and
+    spikes: of each layer but the last, ``[steps, size]`` in C, H, W order; both only if recorded.
+    """
+
+    learned: dict[int, NDArray[np.int32]]
+    steps: int
+    seconds: float
+    history: dict[int, NDArray[np.int32]]
+    spikes: dict[int, NDArray[np.uint8]]
+
+
+def simulate(
+    block: Block,
+    x: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    deadline: float,
+    seed: int = 1,
+    record: bool = False,
+    on_progress: Progress | None = None,
+) -> Outcome:
+    """Learn payloads ``x`` ``[T, N, *input_shape]`` with their ``labels`` ``[N]``, in their order.
+
+    deadline: seconds, the start of Lava included, after which the child is ended.
+    seed: of the random numbers with which Lava rounds the traces.
+    record: keep weights and spikes of every step; each step is then a run of its own: slow.
+    on_progress: called with the samples learned and their number.
+    """
+    # A static input is sent to the child once, not T times.
+    once = x[:1] if x.strides[0] == 0 else x
+    arrays: dict[str, NDArray[Any]] = {"x": np.asarray(once), "labels": np.asarray(labels)}
+    plan = _pack(block, arrays)
+    with _progress(len(labels), on_progress) as progress:
+        result = supervise.run(
+            _child,
+            deadline=deadline,
+            plan=plan,
+            seed=seed,
+            record=record,
+            progress=progress,
+            **arrays,
+        )
+
+    def by_layer(kind: str) -> dict[int, NDArray[Any]]:
+        return {int(key.split(".")[1]): v for key, v in result.items() if key.startswith(kind)}
+
+    return Outcome(
+        by_layer("learned."),
+        result["steps"],
+        result["seconds"],
+        by_layer("history."),
+        by_layer("spikes."),
+    )
+
+
+@contextmanager
+def _progress(samples: int, report: Progress | None) -> Iterator[str | None]:
+    """A file to which the child adds a byte for each sample, and a thread that watches it grow."""
+    if report is None:
+        yield None
+        return
+    with tempfile.NamedTemporaryFile(prefix="pumice-progress-") as file:
+        done = threading.Event()
+
+        def watch() -> None:
+            seen = 0
+            while not done.wait(0.2):
+                if (size := Path(file.name).stat().st_size) != seen:
+                    report(seen := size, samples)
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield file.name
+        finally:
+            done.set()
+            watcher.join()
+
+
+# --- what travels to the child: JSON, and arrays by name ----------------------------------------
+
+_CLASSES = {
+    c.__name__: c
+    for c in (Block, Rule, Mantissas, Network, Layer, Neuron, Dense, Conv, Inject, Encoding)
+}
+
+
+def _pack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    if isinstance(value, np.ndarray):
+        name = f"array{len(arrays)}"
+        arrays[name] = value
+        return {"array": name}
+    if is_dataclass(value):
+        parts = {f.name: _pack(getattr(value, f.name), arrays) for f in fields(value)}
+        return {"class": type(value).__name__, "fields": parts}
+    if isinstance(value, dict):
+        return {"items": [[k, _pack(v, arrays)] for k, v in value.items()]}
+    if isinstance(value, tuple):
+        return [_pack(v, arrays) for v in value]
+    return value
+
+
+def _unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+    if isinstance(value, list):
+        return tuple(_unpack(v, arrays) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return np.array(arrays[value["array"]])
+    if "items" in value:
+        return {k: _unpack(v, arrays) for k, v in value["items"]}
+    parts = {name: _unpack(v, arrays) for name, v in value["fields"].items()}
+    return _CLASSES[value["class"]](**parts)
+
+
+# --- in the child -------------------------------------------------------------------------------
+
+
+def _child(
+    folder: Path,
+    *,
+    plan: Any,
+    x: NDArray[Any],
+    labels: NDArray[Any],
+    seed: int,
+    record: bool,
+    progress: str | None,
+    **arrays: NDArray[Any],
+) -> dict[str, Any]:
+    supervise.prepare_lava()
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+    from lava.proc.io.sink import RingBuffer
+
+    block: Block = _unpack(plan, arrays)
+    graph = _Graph(block, np.asarray(x), np.asarray(labels), seed)
+    steps, done, seconds = block.steps(len(labels)), 0, 0.0
+    sinks = {}
+    if record:
+        for index, (port, shape) in graph.spikes.items():
+            sinks[index] = RingBuffer(shape=(int(np.prod(shape)),), buffer=steps)
+            _ordered(port, shape, sinks[index].a_in.shape).connect(sinks[index].a_in)
+    config = Loihi2SimCfg(select_tag="fixed_pt")
+    history: dict[int, list[NDArray[np.int32]]] = {index: [] for index in graph.plastic}
+    # Between runs Lava stands still for a moment: often enough to watch, seldom enough to be cheap.
+    at_once = 1 if record else block.interval * max(1, len(labels) // 50)
+    while done < steps:
+        some = min(at_once, steps - done)
+        begin = time.perf_counter()
+        graph.source.run(condition=RunSteps(num_steps=some), run_cfg=config)
+        seconds += time.perf_counter() - begin
+        done += some
+        if record:
+            for index, synapses in graph.plastic.items():
+                history[index].append(_integers(synapses.weights))
+        if progress is not None:
+            Path(progress).write_bytes(bytes(min(done // block.interval, len(labels))))
+    result: dict[str, Any] = {"steps": steps, "seconds": seconds}
+    for index, synapses in graph.plastic.items():
+        result[f"learned.{index}"] = _integers(synapses.weights)
+    for index, sink in sinks.items():
+        result[f"spikes.{index}"] = sink.data.get().T.astype(np.uint8)
+    if record:
+        for index, weights in history.items():
+            result[f"history.{index}"] = np.stack(weights)
+    graph.source.stop()
+    return result
+
+
+def _integers(variable: Any) -> NDArray[np.int32]:
+    return np.asarray(variable.get(), dtype=np.int32)
+
+
+class _Graph:
+    """The Lava processes of a block, connected.
+
+    source: any process of them, to run all. plastic: the learning synapses, by layer.
+    spikes: the output port of each layer but the last, and the layer's shape.
+    Images travel between convolutions in Lava's order (W, H, C), everywhere else flat in C, H, W.
+    """
+
+    def __init__(self, block: Block, x: NDArray[Any], labels: NDArray[Any], seed: int) -> None:
+        from lava.proc.lif.process import LIFReset
+
+        from onchip.processes.block import BlockLIF, LocalError, SampleSource
+
+        network, rule = block.network, block.rule
+        last = len(network.layers) - 1
+        flat = x.reshape(*x.shape[:2], -1)
+        flat = np.broadcast_to(flat, (network.time_steps, *flat.shape[1:]))
+        self.source = SampleSource(payloads=flat, gap=rule.gap)
+        self.plastic: dict[int, Any] = {}
+        self.spikes: dict[int, tuple[Any, tuple[int, ...]]] = {}
+        error = LocalError(
+            classes=network.classes,
+            labels=labels,
+            time_steps=network.time_steps,
+            gap=rule.gap,
+            arrival=network.arrivals[-1],
+            amplitude=rule.amplitude,
+            leak=rule.leak,
+            readout_shift=block.readout_shift,
+        )
+        port, shape, graded = self.source.s_out, network.input_shape, not network.encoding.binary
+        for index, layer in enumerate(network.layers):
+            if index in block.plastic:
+                synapses = self.plastic[index] = _plastic(block, index, graded, seed)
+            else:
+                synapses = _fixed(layer.synapse, shape, graded)
+            if index == last:
+                neurons: Any = error
+            else:
+                options = {
+                    **_neuron(layer, network.shapes[index]),
+                    "reset_interval": block.interval,
+                    "reset_offset": (network.arrivals[index] + 1) % block.interval,
+                }
+                if index in block.plastic:
+                    neurons = BlockLIF(
+                        window=block.window, error_shift=block.error_shift, **options
+                    )
+                    feedback = _dense(block.feedback, graded=True)
+                    error.s_out.connect(feedback.s_in)
+                    feedback.a_out.connect(neurons.a_error)
+                else:
+                    neurons = LIFReset(**options)
+            if index in block.plastic:
+                neurons.s_out_bap.connect(synapses.s_in_bap)
+                neurons.s_out_y1.connect(synapses.s_in_y1)
+                neurons.s_out_y2.connect(synapses.s_in_y2)
+                neurons.s_out_y3.connect(synapses.s_in_y3)
+            if synapses is None:
+                _ordered(port, shape, neurons.a_in.shape).connect(neurons.a_in)
+            else:
+                _ordered(port, shape, synapses.s_in.shape).connect(synapses.s_in)
+                synapses.a_out.connect(neurons.a_in)
+            if index < last:
+                port, shape, graded = neurons.s_out, network.shapes[index], False
+                self.spikes[index] = port, shape
+
+
+def _ordered(port: Any, shape: tuple[int, ...], wanted: tuple[int, ...]) -> Any:
+    """``port`` of neurons ``shape`` (C, H, W), in the order of the port it goes to."""
+    if port.shape == wanted:
+        return port
+    if len(wanted) == 3:  # flat C, H, W to W, H, C
+        return port.reshape(shape).transpose((2, 1, 0))
+    return port.transpose((2, 1, 0)).flatten()
+
+
+def _plastic(block: Block, index: int, graded: bool, seed: int) -> Any:
+    from lava.magma.core.learning.constants import GradedSpikeCfg
+    from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
+
+    from onchip.processes.block import EightBitDense
+
+    rule, rate = block.rule, block.rates[index]
+    readout = index == len(block.network.layers) - 1
+    return EightBitDense(
+        weights=block.plastic[index].values,
+        weight_exp=block.plastic[index].exponent,
+        num_message_bits=8 if graded else 0,
+        learning_rule=Loihi3FLearningRule(
+            dw=f"2^{rate}*u0*x1*y1 - 2^{rate}*u0*x1*y2",
+            x1_impulse=rule.readout_impulse if readout else rule.hidden_impulse,
+            x1_tau=rule.readout_tau if readout else rule.hidden_tau,
+            rng_seed=seed,
+        ),
+        graded_spike_cfg=GradedSpikeCfg.OVERWRITE if graded else GradedSpikeCfg.USE_REGULAR_IMPULSE,
+    )
+
+
+def _fixed(synapse: Any, shape: tuple[int, ...], graded: bool) -> Any:
+    from lava.proc.conv.process import Conv as LavaConv
+
+    if isinstance(synapse, Inject):
+        return None
+    if isinstance(synapse, Dense):
+        return _dense(synapse.weight, graded)
+    return LavaConv(
+        weight=synapse.weight.transpose(0, 3, 2, 1),
+        input_shape=shape[::-1],
+        padding=synapse.paddings[::-1],
+        stride=synapse.strides[::-1],
+        dilation=synapse.dilations[::-1],
+        groups=synapse.groups,
+        num_message_bits=8 if graded else 0,
+    )
+
+
+def _dense(weight: NDArray[Any], graded: bool) -> Any:
+    """Lava's Dense, given mantissas that its truncation to 8 bits leaves alone."""
+    from lava.proc.dense.process import Dense as LavaDense
+
+    exponent = weight_format(weight).exponent
+    return LavaDense(
+        weights=weight << -exponent, weight_exp=exponent, num_message_bits=8 if graded else 0
+    )
+
+
+def _neuron(layer: Layer, shape: tuple[int, ...]) -> dict[str, Any]:
+    """The parameters of Lava's LIFReset, but for the reset."""
+    neuron = layer.neuron
+    bias = np.asarray(neuron.bias)
+    if bias.ndim == 1 and len(shape) == 3:
+        bias = bias[:, None, None]
+    bias = np.broadcast_to(bias, shape)
+    bias = bias.transpose() if isinstance(layer.synapse, Conv) else bias.reshape(-1)
+    return {
+        "shape": bias.shape,
+        "du": neuron.du - 1,  # Lava's LIF adds it again
+        "dv": neuron.dv,
+        "vth": 1 << 17 if neuron.vth is None else neuron.vth,  # which v, below 2^23, never reaches
+        "bias_mant": bias,
+        "bias_exp": neuron.bias_exp,
+    }
