@@ -25,6 +25,8 @@ READY := $(VENV)/.ready
 # Four at most: Lava gives every process of a simulation an operating system process of its own.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4
 PYTEST_ARGS ?=
+# Where Lava is installed by this file, a test in Lava that is skipped is an error.
+export PUMICE_REQUIRE_LAVA := 1
 DEMO_ARGS ?=
 
 .PHONY: help demo test lint types tests exactness venv clean
