@@ -1,0 +1,151 @@
+"""The settings of a training run, and their file: config.toml alone repeats the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from loihi.encoding import KINDS
+from loihi.errors import PumiceError
+from loihi.network import Readout
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class ConfigError(PumiceError):
+    """Settings that cannot be trained with."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run is made of. Every field has a default; the same settings give the same numbers.
+
+    data: ``digits``, ``mnist``, ``fashion-mnist``, or the path of an ``.npz`` file.
+    model: ``mlp``, ``lenet``, or an architecture such as ``8c5-2a-128`` (:mod:`trainer.models`).
+    hidden: sizes of the hidden dense layers in place of the model's own; empty: the model's own.
+    rule: ``sltt`` or ``bptt``.
+    time_steps: T, steps a sample lasts.
+    encoding: ``graded``, ``rate``, ``latency`` or ``events``.
+    payload: the largest payload of ``graded`` and ``events`` (1..255); the smallest is 0.
+    readout: ``membrane`` (an integrator adds up the last synapse's input) or ``spikes``.
+    epochs: passes through the training data.
+    batch_size: samples an update.
+    lr: Adam's learning rate of weights and biases, in weight units.
+    lr_neuron: that of thresholds and decays, as a fraction of the starting threshold and of 4096.
+    schedule: ``cosine`` (to 0 at the end) or ``constant``.
+    surrogate: ``triangle``, ``rectangle``, ``exponential``, ``sigmoid``.
+    surrogate_width: in units of the threshold; 0: the papers'.
+    detach_reset: for ``bptt``: no gradient through resets.
+    bias: whether neurons have biases.
+    dv, du: starting decays of membrane and current, 0..4096; du = 4096: no current memory.
+    shift: training images are shifted by up to so many pixels each way, at random; 0: never.
+    seed: of weights, order and shifts.
+    device: ``cpu`` or ``cuda``.
+    """
+
+    data: str = "digits"
+    model: str = "mlp"
+    hidden: tuple[int, ...] = ()
+    rule: str = "sltt"
+    time_steps: int = 16
+    encoding: str = "graded"
+    payload: int = 15
+    readout: str = "membrane"
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 0.3
+    lr_neuron: float = 0.002
+    schedule: str = "cosine"
+    surrogate: str = "triangle"
+    surrogate_width: float = 0.0
+    detach_reset: bool = False
+    bias: bool = False
+    dv: int = 0
+    du: int = 4096
+    shift: int = 0
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for field in dataclasses.fields(self):
+            self._check_type(field.name, getattr(self, field.name), field.default)
+        self._check_choice("encoding", KINDS)
+        self._check_choice("readout", get_args(Readout))
+        self._check_choice("schedule", ("cosine", "constant"))
+        for name, low, high in _RANGES:
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} is {getattr(self, name)}: use {low}..{high}")
+        if min(self.hidden, default=1) < 1:
+            raise ConfigError(f"hidden is {list(self.hidden)}: layers have at least one neuron")
+
+    def _check_type(self, name: str, value: Any, default: Any) -> None:
+        good = (int, float) if isinstance(default, float) else type(default)
+        right = isinstance(value, good) and isinstance(value, bool) == isinstance(default, bool)
+        if right and isinstance(value, tuple):
+            right = all(isinstance(n, int) and not isinstance(n, bool) for n in value)
+        if not right:
+            expected = "a list of whole numbers" if default == () else type(default).__name__
+            raise ConfigError(f"{name} is {value!r}: expected {expected}")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise ConfigError(
+                f"{name} {getattr(self, name)!r} is unknown: use one of {', '.join(choices)}"
+            )
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> TrainConfig:
+        """From plain values; unknown names raise."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(settings) - known):
+            raise ConfigError(f"unknown setting {unknown[0]!r}: the settings are {sorted(known)}")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for TOML and JSON."""
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """From a TOML file."""
+        try:
+            with Path(path).open("rb") as file:
+                settings = tomllib.load(file)
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not a TOML file: {error}") from None
+        try:
+            return cls.from_dict(settings)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    def to_toml(self) -> str:
+        """The file's text."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("time_steps", 1, 65536),
+    ("payload", 1, 255),
+    ("epochs", 1, 10**6),
+    ("batch_size", 1, 10**6),
+    ("lr", 1e-9, 1e3),
+    ("lr_neuron", 0.0, 1e3),
+    ("surrogate_width", 0.0, 1e3),
+    ("dv", 0, 4096),
+    ("du", 0, 4096),
+    ("shift", 0, 1024),
+    ("seed", 0, 2**31 - 1),
+)

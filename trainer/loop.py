@@ -1,0 +1,444 @@
+"""The training loop: from a config and data to a run folder and the frozen network.
+
+A run folder holds ``config.toml`` (it alone repeats the run), ``metrics.jsonl`` (an object an
+epoch) and ``checkpoint.safetensors`` (as of the last full epoch), each replaced atomically.
+
+Everything random comes from (seed, epoch): order, shifts, and what a rule draws. So a run that was
+killed in an epoch begins that epoch again and gets the same numbers, bit for bit, as one that ran
+through on the same machine and device.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+import loihi
+from loihi import Encoding
+from loihi.errors import PumiceError
+from trainer import checkpoint
+from trainer.config import TrainConfig
+from trainer.models import SpikingNetwork, build
+from trainer.rules import rule
+from trainer.surrogates import Surrogate
+
+CONFIG, METRICS, CHECKPOINT = "config.toml", "metrics.jsonl", "checkpoint.safetensors"
+CALIBRATION_SAMPLES = 512
+
+Metrics = dict[str, Any]
+
+
+class TrainError(PumiceError):
+    """Data, settings or a run folder that cannot be trained with."""
+
+
+class Data(Protocol):
+    """What training needs of a dataset; :class:`trainer.data.Dataset` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def x_train(self) -> NDArray[Any]: ...
+    @property
+    def y_train(self) -> NDArray[np.int64]: ...
+    @property
+    def x_test(self) -> NDArray[Any]: ...
+    @property
+    def y_test(self) -> NDArray[np.int64]: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def classes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves.
+
+    network: the frozen integer network after the last epoch.
+    metrics: an object an epoch: ``epoch, loss, train_accuracy, test_accuracy, test_correct,
+        test_samples, lr, seconds``.
+    predictions: class of every test sample, ``[N]``, as the trainer's own forward pass has it.
+    module: the trained PyTorch network.
+    """
+
+    network: loihi.Network
+    metrics: list[Metrics]
+    predictions: NDArray[np.int64]
+    module: SpikingNetwork
+
+    @property
+    def correct(self) -> int:
+        """Test samples that the last epoch's network has right."""
+        return int(self.metrics[-1]["test_correct"])
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy after the last epoch, 0..1."""
+        return float(self.metrics[-1]["test_accuracy"])
+
+
+def train(
+    config: TrainConfig,
+    dataset: Data,
+    out_dir: Path | str,
+    *,
+    resume: bool = False,
+    on_epoch: Callable[[Metrics], None] | None = None,
+    export: Callable[[loihi.Network, Path], None] | None = None,
+) -> TrainResult:
+    """Trains, and leaves a run folder.
+
+    resume: goes on from the folder's checkpoint to the same numbers as an uninterrupted run; the
+        settings and the data must be those that it was begun with (the device may differ).
+    on_epoch: called with each epoch's metrics, as they come.
+    export: called at the end with the frozen network and the folder, to write ``model.net``.
+
+    Raises :class:`PumiceError`: data that do not fit, a folder that cannot be written or holds a run
+    already, a checkpoint that belongs to another run, a loss that is not a number.
+    """
+    folder = Path(out_dir)
+    _check_data(dataset)
+    device = _device(config.device)
+    network = build_network(config, dataset)
+    run = _Run(config, dataset, network, folder)
+    with _exact():
+        if resume:
+            run.load()
+        else:
+            run.begin()
+        network.to(device)
+        run.optimizer = run.new_optimizer()
+        train_rule = rule(config.rule, detach_reset=config.detach_reset)
+        for epoch in range(run.epoch + 1, config.epochs + 1):
+            metrics = run.train_epoch(epoch, train_rule)
+            run.save(metrics)
+            if on_epoch is not None:
+                on_epoch(metrics)
+        _, predictions = evaluate(network, dataset.x_test, dataset.y_test)
+    frozen = network.freeze()
+    if export is not None:
+        export(frozen, folder)
+    return TrainResult(frozen, run.history, predictions, network)
+
+
+def build_network(config: TrainConfig, dataset: Data) -> SpikingNetwork:
+    """The config's network for the dataset's samples, weights not yet drawn."""
+    in_time = config.encoding == "events"
+    binary = config.encoding in ("rate", "latency")
+    shape = dataset.x_train.shape[2 if in_time else 1 :]
+    if len(shape) == 2:
+        shape = (1, *shape)
+    if len(shape) not in (1, 3):
+        raise TrainError(
+            f"{dataset.name}: samples of shape {list(dataset.x_train.shape[1:])} are neither "
+            "[features] nor [C, H, W]" + ("" if in_time else "; for data in time use events")
+        )
+    encoding = Encoding(
+        config.encoding,  # type: ignore[arg-type]
+        config.time_steps,
+        (0, 1) if binary else (0, config.payload),
+        None if in_time else float(dataset.low),
+        None if in_time else float(dataset.high),
+    )
+    return build(
+        config.model,
+        tuple(int(n) for n in shape),
+        dataset.classes,
+        encoding,
+        hidden=config.hidden or None,
+        readout=config.readout,
+        surrogate=Surrogate(config.surrogate, config.surrogate_width or None),
+        bias=config.bias,
+        dv=config.dv,
+        du=config.du,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    module: SpikingNetwork, x: NDArray[Any], y: NDArray[np.integer[Any]], batch_size: int = 500
+) -> tuple[int, NDArray[np.int64]]:
+    """How many samples are right, and the prediction of each ``[N]``: the chip's own numbers.
+
+    x: raw samples ``[N, ...]``, which the module's encoding turns into payloads.
+    """
+    dtype = module.exact_dtype()
+    if dtype != torch.float32:  # rare: sums that float32 would round
+        module = _copy_as(module, dtype)
+    predictions = [
+        loihi.decide(module(payloads(module, x[at : at + batch_size], dtype)).cpu().numpy())
+        for at in range(0, len(x), batch_size)
+    ]
+    predicted = np.concatenate(predictions)
+    return int((predicted == y).sum()), predicted
+
+
+def payloads(module: SpikingNetwork, x: NDArray[Any], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Payloads ``[T, N, *input_shape]`` of raw samples, on the module's device.
+
+    What does not change in time takes the memory of one step (stride 0).
+    """
+    encoded = module.encoding.encode(x)
+    static = encoded.strides[0] == 0
+    device = module.temperature.device
+    tensor = torch.from_numpy(np.array(encoded[:1] if static else encoded))
+    tensor = tensor.to(device=device, dtype=dtype)
+    tensor = tensor.reshape(*tensor.shape[:2], *module.input_shape)
+    return tensor.expand(len(encoded), *tensor.shape[1:])
+
+
+def shifted(x: NDArray[Any], pixels: int, low: float, generator: torch.Generator) -> NDArray[Any]:
+    """Images ``[..., H, W]``, each moved by −pixels..pixels both ways; ``low`` comes in."""
+    padding = [(0, 0)] * (x.ndim - 2) + [(pixels, pixels)] * 2
+    padded = np.pad(x, padding, constant_values=low)
+    height, width = x.shape[-2:]
+    moves = torch.randint(0, 2 * pixels + 1, (len(x), 2), generator=generator).numpy()
+    result = np.empty_like(x)
+    for dy in range(2 * pixels + 1):
+        for dx in range(2 * pixels + 1):
+            these = (moves[:, 0] == dy) & (moves[:, 1] == dx)
+            result[these] = padded[these, ..., dy : dy + height, dx : dx + width]
+    return result
+
+
+class _Run:
+    """A run at work: what is saved after every epoch, and what an epoch does."""
+
+    def __init__(
+        self, config: TrainConfig, dataset: Data, network: SpikingNetwork, folder: Path
+    ) -> None:
+        self.config, self.dataset, self.network, self.folder = config, dataset, network, folder
+        self.epoch = 0
+        self.history: list[Metrics] = []
+        self.scales: dict[str, float] = {}
+        self.moments: dict[str, Tensor] = {}
+        self.optimizer: torch.optim.Adam
+
+    # --- beginning, saving, resuming ------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A new run: weights drawn, and the folder proved to take a checkpoint."""
+        path = self.folder / CHECKPOINT
+        if path.exists():
+            raise TrainError(f"{self.folder} holds a run already: resume it or use another folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainError(f"cannot make the folder {self.folder}: {error.strerror}") from None
+        generator = torch.Generator().manual_seed(self.config.seed)
+        x = payloads(self.network, self.dataset.x_train[:CALIBRATION_SAMPLES])
+        self.network.calibrate(x, generator)
+        # A threshold's learning rate goes with where it starts, a decay's with its range.
+        self.scales = {
+            name: float(p.detach()) if name.endswith("vth") else 4096.0
+            for name, p in self.network.named_parameters()
+            if name.endswith(("vth", "dv", "du"))
+        }
+        checkpoint.write_atomic(self.folder / CONFIG, self.config.to_toml().encode())
+        checkpoint.write_atomic(self.folder / METRICS, b"")
+        self._write_checkpoint()
+
+    def load(self) -> None:
+        """The folder's checkpoint, if it is this run's."""
+        path = self.folder / CHECKPOINT
+        tensors, state = checkpoint.read(path)
+        try:
+            ours, theirs = self._identity(), state["identity"]
+            if theirs["network"] != ours["network"]:
+                raise TrainError(
+                    f"{path} is of another model: {theirs['network']}, not {ours['network']}"
+                )
+            for name, value in ours["config"].items():
+                if theirs["config"].get(name) != value:
+                    raise TrainError(
+                        f"{path} was begun with {name} = {theirs['config'].get(name)!r}, "
+                        f"not {value!r}: resume with the settings in {CONFIG}"
+                    )
+            if theirs["data"] != ours["data"]:
+                raise TrainError(f"{path} was begun on other data than this {self.dataset.name}")
+            model = {k[len("model.") :]: v for k, v in tensors.items() if k.startswith("model.")}
+            self.network.load_state_dict(model)
+            self.moments = {k: v for k, v in tensors.items() if k.startswith("adam.")}
+            self.epoch, self.history = int(state["epoch"]), list(state["history"])
+            self.scales = dict(state["scales"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise TrainError(f"{path} is not a checkpoint of this model: {error}") from None
+        self._write_metrics()
+
+    def save(self, metrics: Metrics) -> None:
+        """After an epoch: checkpoint and metrics."""
+        self.epoch = int(metrics["epoch"])
+        self.history.append(metrics)
+        self._write_checkpoint()
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in self.history)
+        checkpoint.write_atomic(self.folder / METRICS, lines.encode())
+
+    def _write_checkpoint(self) -> None:
+        tensors = {f"model.{k}": v for k, v in self.network.state_dict().items()}
+        if self.epoch:
+            for name, p in self.network.named_parameters():
+                state = self.optimizer.state[p]
+                tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
+        state = {
+            "identity": self._identity(),
+            "epoch": self.epoch,
+            "history": self.history,
+            "scales": self.scales,
+        }
+        checkpoint.write(self.folder / CHECKPOINT, tensors, state)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with the run that takes it up."""
+        d = self.dataset
+        settings = self.config.to_dict()
+        del settings["device"]
+        shape = "x".join(map(str, self.network.input_shape))
+        digest = 0
+        for array in (d.x_train, d.y_train):
+            digest = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), digest)
+        return {
+            "network": f"{shape} → {self.network.description} → {self.network.classes}",
+            "config": settings,
+            "data": [list(d.x_train.shape), digest],
+        }
+
+    # --- training -------------------------------------------------------------------------------
+
+    def new_optimizer(self) -> torch.optim.Adam:
+        """Adam, each parameter at its own rate, with the moments of the checkpoint if there are."""
+        named = list(self.network.named_parameters())
+        groups = [{"params": [p], "lr": 0.0, "base": self._rate(name)} for name, p in named]
+        # Gradients in weight units are small, the smaller the higher the thresholds.
+        optimizer = torch.optim.Adam(groups, eps=1e-12)
+        for name, p in named:
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = self.moments.get(f"adam.{key}.{name}")
+                if value is not None:
+                    place = value if key == "step" else value.to(p.device)
+                    optimizer.state[p][key] = place
+        return optimizer
+
+    def _rate(self, name: str) -> float:
+        scale = self.scales.get(name)
+        return self.config.lr if scale is None else self.config.lr_neuron * scale
+
+    def train_epoch(self, epoch: int, train_rule: Any) -> Metrics:
+        """One pass through the training data and one through the test data."""
+        config, network, data = self.config, self.network, self.dataset
+        started = time.perf_counter()
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(data.x_train), generator=generator).numpy()
+        batches = math.ceil(len(order) / config.batch_size)
+        done = (epoch - 1) * batches
+        total, right = 0.0, 0
+        for batch in range(batches):
+            these = order[batch * config.batch_size : (batch + 1) * config.batch_size]
+            x, y = data.x_train[these], torch.from_numpy(data.y_train[these])
+            if config.shift:
+                x = shifted(x, config.shift, data.low, generator)
+            fraction = self._schedule((done + batch) / (batches * config.epochs))
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["base"] * fraction
+            self.optimizer.zero_grad()
+            y = y.to(network.temperature.device)
+            result = train_rule(network, payloads(network, x), y, F.cross_entropy)
+            self.optimizer.step()
+            network.project()
+            total += float(result.loss) * len(these)
+            right += int((result.scores.argmax(1) == y).sum())
+            if not math.isfinite(total):
+                raise TrainError(
+                    f"the loss is {float(result.loss)} in epoch {epoch}: lower lr ({config.lr})"
+                )
+        correct, _ = evaluate(network, data.x_test, data.y_test)
+        return {
+            "epoch": epoch,
+            "loss": total / len(order),
+            "train_accuracy": right / len(order),
+            "test_accuracy": correct / len(data.y_test),
+            "test_correct": correct,
+            "test_samples": len(data.y_test),
+            "lr": config.lr * fraction,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+
+    def _schedule(self, done: float) -> float:
+        return (1 + math.cos(math.pi * done)) / 2 if self.config.schedule == "cosine" else 1.0
+
+
+class _exact:
+    """Deterministic sums and no tf32 within: the integers must be integers, and the same twice."""
+
+    def __enter__(self) -> None:
+        self.before = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+        )
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+
+    def __exit__(self, *_: object) -> None:
+        enabled, warn_only, matmul, cudnn = self.before
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+def _copy_as(module: SpikingNetwork, dtype: torch.dtype) -> SpikingNetwork:
+    import copy
+
+    return copy.deepcopy(module).to(dtype)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise TrainError(f"device {name!r} is unknown: use cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise TrainError("device cuda: PyTorch sees no GPU here; use cpu")
+    return device
+
+
+def _check_data(dataset: Data) -> None:
+    """Refuses what would fail in the middle of training, or train on nonsense."""
+    for split in ("train", "test"):
+        x, y = getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")
+        if not len(x):
+            raise TrainError(f"{dataset.name}: x_{split} is empty")
+        if len(x) != len(y):
+            raise TrainError(f"{dataset.name}: {len(x)} samples in x_{split}, {len(y)} labels")
+        if x.shape[1:] != dataset.x_train.shape[1:]:
+            raise TrainError(
+                f"{dataset.name}: x_{split} has samples of {list(x.shape[1:])}, "
+                f"x_train of {list(dataset.x_train.shape[1:])}"
+            )
+        bad = np.flatnonzero((y < 0) | (y >= dataset.classes))
+        if bad.size:
+            raise TrainError(
+                f"{dataset.name}: y_{split}[{bad[0]}] is {y[bad[0]]}, "
+                f"labels are 0..{dataset.classes - 1}"
+            )

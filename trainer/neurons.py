@@ -1,0 +1,315 @@
+"""Leaky integrate-and-fire neurons: pure steps with hand-written derivatives, and their modules.
+
+One step takes the input current and the state before, and gives the state after. In all forms the
+state is what the neuron had *before its reset*; the reset is part of the next step::
+
+    form A   m[t] = α (m[t-1] − θ s[t-1]) + i[t]        s[t] = [m[t] ≥ θ]   SLTT Eqs 2, 3
+    form B   m[t] = α m[t-1] − θ s[t-1] + i[t]          s[t] = [m[t] ≥ θ]   TT-LBP Eq 1
+    chip     m[t] = clip(⌊α m[t-1] (1 − s[t-1])⌉₀ + i[t])   s[t] = [m[t] > θ]   Lava's LIF
+
+with α the part of the membrane that is kept, θ the threshold, ⌊·⌉₀ rounding towards zero. Between
+α = 1 and 0 lie the chip's decays: α = (4096 − d) / 4096. The chip's m, i and θ are in register units
+(64 a weight unit: the 6 bits by which the chip shifts input and threshold), integers of 24 bits,
+which float32 holds exactly; rounding and clip are straight-through.
+
+Backwards, with δ[t] = ∂E/∂m[t] in total and φ the surrogate's slope::
+
+    δ[t]        = (∂E/∂m[t] through the state) + φ[t] ∂E/∂s[t]
+    ∂E/∂i[t]    = δ[t]
+    ∂E/∂θ      += −φ[t] ∂E/∂s[t]       and, through the reset of A and B, as below
+
+which :class:`_Step` computes in one go and with three saved tensors: what autograd would do to the
+equations above term by term, several times as fast.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn, Tensor
+
+from loihi import formats
+from trainer import grid
+from trainer.surrogates import Surrogate
+
+REGISTER = float(1 << formats.STATE_SHIFT)
+"""Register units a weight unit: synaptic input, thresholds and biases are shifted by 6 bits."""
+
+
+class State(NamedTuple):
+    """What a neuron carries from step to step.
+
+    m: membrane before the reset, in the current's unit, ``[N, *shape]``.
+    s: spikes, 0 or 1, ``[N, *shape]``.
+    theta: the threshold that a soft reset will subtract for those spikes, a scalar.
+    u: the synaptic current, ``[N, *shape]``; None where it has no memory.
+    """
+
+    m: Tensor
+    s: Tensor
+    theta: Tensor
+    u: Tensor | None = None
+
+    def detach(self) -> State:
+        """sg(·) of everything: no gradient goes to earlier steps."""
+        u = None if self.u is None else self.u.detach()
+        return State(self.m.detach(), self.s.detach(), self.theta.detach(), u)
+
+    def detach_reset(self) -> State:
+        """sg(s): the reset happens, but is no path for the gradient."""
+        return self._replace(s=self.s.detach())
+
+
+class Grads(NamedTuple):
+    """What a form's part of the backward pass gives; None where it is not needed."""
+
+    m: Tensor | None
+    s: Tensor | None
+    theta: Tensor | None
+    alpha: Tensor | None
+
+
+Needs = tuple[bool, bool, bool, bool]
+
+
+class FormA:
+    """``m = α (m − θ s) + i``, ``s = [m ≥ θ]``: soft reset inside the leak (SLTT Eq 2)."""
+
+    name = "A"
+
+    @staticmethod
+    def integrate(i: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor) -> Tensor:
+        return alpha * (m - theta * s) + i
+
+    @staticmethod
+    def fires(m: Tensor, theta: Tensor) -> Tensor:
+        return m >= theta
+
+    @staticmethod
+    def gradients(
+        delta: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor, needs: Needs
+    ) -> Grads:
+        need_m, need_s, need_theta, need_alpha = needs
+        back = alpha * delta
+        return Grads(
+            back if need_m else None,
+            -theta * back if need_s else None,
+            -(back * s).sum() if need_theta else None,
+            (delta * (m - theta * s)).sum() if need_alpha else None,
+        )
+
+
+class FormB(FormA):
+    """``m = α m − θ s + i``, ``s = [m ≥ θ]``: soft reset beside the leak (TT-LBP Eq 1)."""
+
+    name = "B"
+
+    @staticmethod
+    def integrate(i: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor) -> Tensor:
+        return alpha * m - theta * s + i
+
+    @staticmethod
+    def gradients(
+        delta: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor, needs: Needs
+    ) -> Grads:
+        need_m, need_s, need_theta, need_alpha = needs
+        return Grads(
+            alpha * delta if need_m else None,
+            -theta * delta if need_s else None,
+            -(delta * s).sum() if need_theta else None,
+            (delta * m).sum() if need_alpha else None,
+        )
+
+
+class Chip:
+    """``m = clip(⌊α m (1 − s)⌉₀ + i)``, ``s = [m > θ]``: hard reset, Lava's integers.
+
+    The product of 24 bits and a 12-bit decay needs float64; what is stored fits float32 again.
+    """
+
+    name = "chip"
+
+    @staticmethod
+    def integrate(i: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor) -> Tensor:
+        limit = formats.STATE_MAX - 1
+        return truncated(torch.addcmul(m, m, s, value=-1), alpha).add_(i).clamp_(-limit, limit)
+
+    @staticmethod
+    def fires(m: Tensor, theta: Tensor) -> Tensor:
+        return m > theta
+
+    @staticmethod
+    def gradients(
+        delta: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor, needs: Needs
+    ) -> Grads:
+        need_m, need_s, _, need_alpha = needs
+        back = alpha * delta if need_m or need_s else delta
+        return Grads(
+            torch.addcmul(back, back, s, value=-1) if need_m else None,
+            (back * m).neg_() if need_s else None,
+            None,
+            (delta * torch.addcmul(m, m, s, value=-1)).sum() if need_alpha else None,
+        )
+
+
+Form = FormA | FormB | Chip
+FORMS: dict[str, Form] = {"chip": Chip(), "A": FormA(), "B": FormB()}
+
+
+def truncated(x: Tensor, alpha: Tensor) -> Tensor:
+    """``⌊α x⌉₀``: the chip's decay of ``x`` integers below 2^24, α a multiple of 1/4096."""
+    return torch.trunc(x.double() * alpha.double()).to(x.dtype)
+
+
+class _Step(torch.autograd.Function):
+    """One step of any form; the derivatives are those at the top of this file."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        i: Tensor,
+        m: Tensor,
+        s: Tensor,
+        theta_before: Tensor,
+        alpha: Tensor,
+        theta: Tensor,
+        form: Form,
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, Tensor]:
+        after = form.integrate(i, m, s, theta_before, alpha)
+        spikes = form.fires(after, theta).to(after.dtype)
+        ctx.form, ctx.surrogate = form, surrogate
+        ctx.save_for_backward(after, m, s, theta_before, alpha, theta)
+        ctx.set_materialize_grads(False)
+        return after, spikes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        of_m, of_s = grads
+        after, m, s, theta_before, alpha, theta = ctx.saved_tensors
+        delta, theta_grad = of_m, None
+        if of_s is not None:
+            through_spike = ctx.surrogate.slope(after, theta).mul_(of_s)
+            if ctx.needs_input_grad[5]:
+                theta_grad = -through_spike.sum()
+            delta = through_spike if of_m is None else through_spike.add_(of_m)
+        if delta is None:
+            return (None,) * 8
+        before = ctx.form.gradients(delta, m, s, theta_before, alpha, ctx.needs_input_grad[1:5])
+        return (delta, *before, theta_grad, None, None)
+
+
+def step(
+    i: Tensor,
+    before: State,
+    alpha: Tensor,
+    theta: Tensor,
+    form: Form,
+    surrogate: Surrogate,
+) -> tuple[Tensor, Tensor]:
+    """Membrane (before its reset) and spikes after one step with the current ``i``.
+
+    i, before: ``[N, *shape]``; for ``chip`` integers in register units.
+    alpha, theta: scalars, the kept part of the membrane and the threshold, in i's unit.
+    """
+    after, spikes = _Step.apply(
+        i, before.m, before.s, before.theta, alpha, theta, form, surrogate
+    )
+    return after, spikes
+
+
+class _Current(torch.autograd.Function):
+    """Lava's synaptic current: ``u = wrap(⌊β u⌉₀ + a)``, one turn by 2^24; straight-through."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, u: Tensor | None, beta: Tensor | None) -> Tensor:
+        if u is None or beta is None:
+            return _wrap(a)
+        ctx.save_for_backward(u, beta)
+        return _wrap(truncated(u, beta).add_(a))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (delta,) = grads
+        _, needs_u, needs_beta = ctx.needs_input_grad
+        if not (needs_u or needs_beta):
+            return delta, None, None
+        u, beta = ctx.saved_tensors
+        return delta, beta * delta if needs_u else None, (delta * u).sum() if needs_beta else None
+
+
+def current(a: Tensor, u: Tensor | None = None, beta: Tensor | None = None) -> Tensor:
+    """The synaptic current after input ``a``, from ``u`` before of which ``beta`` is kept.
+
+    All in register units ``[N, *shape]``; beta a scalar. Without ``u`` the current has no memory
+    (du = 4096), and only the register's wrap remains.
+    """
+    result: Tensor = _Current.apply(a, u, beta)
+    return result
+
+
+def _wrap(u: Tensor) -> Tensor:
+    turn, limit = 2.0 * formats.STATE_MAX, float(formats.STATE_MAX)
+    return torch.where(u > limit, u - turn, torch.where(u <= -limit, u + turn, u))
+
+
+class Neurons(nn.Module):
+    """A layer's neurons: their parameters, and the step with these.
+
+    form ``chip``: parameters are in the chip's units, on its grid in the forward pass:
+        ``vth`` threshold mantissa (1..131071), ``dv`` membrane decay and ``du`` current decay
+        (0..4096), ``bias`` mantissas (−4096..4095), one a channel or feature.
+    form ``A``, ``B``: ``vth`` is θ, ``dv`` is 4096 (1 − α), ``bias`` is added to the current; real
+        numbers all of them.
+
+    vth and dv are learnable; so is du below 4096. At 4096 the current has no memory and du is fixed.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        form: str = "chip",
+        surrogate: Surrogate | None = None,
+        vth: float = 64.0,
+        dv: float = 0.0,
+        du: float = float(formats.DECAY_ONE),
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.form = FORMS[form]
+        self.surrogate = surrogate or Surrogate()
+        self.vth = nn.Parameter(torch.tensor(float(vth)))
+        self.dv = nn.Parameter(torch.tensor(float(dv)))
+        self.du = nn.Parameter(torch.tensor(float(du))) if du < formats.DECAY_ONE else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether the neurons compute the chip's integers."""
+        return self.form.name == "chip"
+
+    def thresholds(self) -> Tensor:
+        """θ in the current's unit."""
+        return grid.threshold(self.vth) * REGISTER if self.on_grid else self.vth
+
+    def kept(self, decay: Tensor) -> Tensor:
+        """α of a decay d: (4096 − d) / 4096."""
+        return 1 - (grid.decay(decay) if self.on_grid else decay) / formats.DECAY_ONE
+
+    def biases(self) -> Tensor | None:
+        """The bias in the current's unit, ``[channels]``."""
+        if self.bias is None or not self.on_grid:
+            return self.bias
+        return grid.bias(self.bias) * REGISTER
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Parameters back into the chip's ranges."""
+        self.vth.clamp_(grid.VTH_MIN, formats.VTH_MAX)
+        self.dv.clamp_(0, formats.DECAY_ONE)
+        if self.du is not None:
+            self.du.clamp_(0, formats.DECAY_ONE)
+        if self.bias is not None:
+            self.bias.clamp_(formats.BIAS_MIN, formats.BIAS_MAX)

@@ -1,0 +1,38 @@
+"""SLTT: spatial learning through time (Meng et al. 2023, arXiv:2302.14311, Algorithm 1).
+
+The membrane is detached between steps, v = sg(u[t−1] − θ s[t−1]) (for a hard reset
+v = sg(u[t−1] (1 − s[t−1]))), so that the temporal parts of BPTT's Eqs 9 and 10 drop out::
+
+    ∇W^l = Σ_t e_u^l[t]ᵀ s^{l−1}[t]ᵀ                                           Eq 12
+    e_u^L[t] = ∂L/∂s^L[t] φ^L[t],   e_u^l[t] = e_u^{l+1}[t] W^{l+1} φ^l[t]      Eq 13
+    L = 1/T Σ_t ℓ(o[t], y)                                                      Eq 14
+
+Each step's loss, divided by T, is backpropagated at that step and the step's graph freed: memory does
+not depend on T. Threshold and leak learn by the same detached graph: ∂E/∂θ = −Σ_t φ[t] ∂E/∂s[t],
+∂E/∂α = Σ_t e_u[t] v.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.rules.base import Loss, Result, Stepped
+
+
+@dataclass(frozen=True)
+class SLTT:
+    """Backward at every step, nothing through time."""
+
+    def __call__(self, network: Stepped, x: Tensor, y: Tensor, loss: Loss) -> Result:
+        network.reset(x, cut=True)
+        total = torch.zeros((), device=x.device)
+        for t in range(len(x)):
+            network.detach()
+            part = loss(network.step(t), y) / len(x)
+            part.backward()  # type: ignore[no-untyped-call]
+            total += part.detach()
+        network.gather()
+        return Result(total, network.read())
