@@ -230,7 +230,7 @@ def _npz(path: Path) -> Dataset:
         raise DataError(f"{path} does not exist") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read as an .npz file of plain arrays: {reason}") from None
+        raise DataError(f"{path} is not a readable .npz of plain arrays: {reason}") from None
     x_train, y_train = _samples(path, "train", x_train, y_train)
     x_test, y_test = _samples(path, "test", x_test, y_test)
     if x_train.shape[1:] != x_test.shape[1:]:
