@@ -109,8 +109,8 @@ def train(
     on_epoch: called with each epoch's metrics, as they come.
     export: called at the end with the frozen network and the folder, to write ``model.net``.
 
-    Raises :class:`PumiceError`: data that do not fit, a folder that cannot be written or holds a run
-    already, a checkpoint that belongs to another run, a loss that is not a number.
+    Raises :class:`PumiceError`: data that do not fit, a folder that cannot be written or holds a
+    run already, a checkpoint that belongs to another run, a loss that is not a number.
     """
     folder = Path(out_dir)
     _check_data(dataset)
@@ -119,7 +119,8 @@ def train(
     run = _Run(config, dataset, network, folder)
     with _exact():
         if resume:
-            run.load()
+            run.load(folder / CHECKPOINT)
+            run.write_metrics()
         else:
             run.begin()
         network.to(device)
@@ -135,6 +136,13 @@ def train(
     if export is not None:
         export(frozen, folder)
     return TrainResult(frozen, run.history, predictions, network)
+
+
+def restore(config: TrainConfig, dataset: Data, path: Path) -> SpikingNetwork:
+    """The network in a checkpoint that a run of ``config`` on ``dataset`` left, on the CPU."""
+    network = build_network(config, dataset)
+    _Run(config, dataset, network, path.parent).load(path)
+    return network
 
 
 def build_network(config: TrainConfig, dataset: Data) -> SpikingNetwork:
@@ -254,9 +262,8 @@ class _Run:
         checkpoint.write_atomic(self.folder / METRICS, b"")
         self._write_checkpoint()
 
-    def load(self) -> None:
-        """The folder's checkpoint, if it is this run's."""
-        path = self.folder / CHECKPOINT
+    def load(self, path: Path) -> None:
+        """A checkpoint, if it is this run's."""
         tensors, state = checkpoint.read(path)
         try:
             ours, theirs = self._identity(), state["identity"]
@@ -279,16 +286,16 @@ class _Run:
             self.scales = dict(state["scales"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise TrainError(f"{path} is not a checkpoint of this model: {error}") from None
-        self._write_metrics()
 
     def save(self, metrics: Metrics) -> None:
         """After an epoch: checkpoint and metrics."""
         self.epoch = int(metrics["epoch"])
         self.history.append(metrics)
         self._write_checkpoint()
-        self._write_metrics()
+        self.write_metrics()
 
-    def _write_metrics(self) -> None:
+    def write_metrics(self) -> None:
+        """The history, one object an epoch."""
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         checkpoint.write_atomic(self.folder / METRICS, lines.encode())
 
