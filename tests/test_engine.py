@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -30,6 +32,42 @@ def test_engine_is_the_reference(data: st.DataObject) -> None:
     np.testing.assert_array_equal(
         reference.predict(network, x), Engine(network, threads=1).predict(x)
     )
+
+
+@pytest.mark.parametrize("payload", [128, -128, 129, -129])
+def test_the_edges_of_the_current_register(payload: int) -> None:
+    # 8 · 128 · 128 << 6 is 2^23: the last current that does not wrap, and the first that does
+    network = Network(
+        (8,),
+        (Layer(Dense(np.full((1, 8), 128)), Neuron(du=4096, dv=0, vth=131071)),),
+        Encoding("events", 3, (-256, 255)),
+    )
+    x = np.full((3, 1, 8), payload, dtype=np.int16)
+    expected, found = (
+        f(x, ("u", "v")) for f in (partial(reference.run, network), Engine(network).run)
+    )
+    assert abs(int(expected.u[0][0, 0, 0])) <= 2**23
+    np.testing.assert_array_equal(found.u[0], expected.u[0])
+    np.testing.assert_array_equal(found.v[0], expected.v[0])
+
+
+@pytest.mark.parametrize("payload", [255, -256])
+def test_a_convolution_wraps_at_24_bits(payload: int) -> None:
+    network = Network(
+        (200, 2, 2),
+        (Layer(Conv(np.full((1, 200, 1, 1), 255)), INTEGRATOR),),
+        Encoding("events", 1, (-256, 255)),
+    )
+    x = np.full((1, 1, 200, 2, 2), payload, dtype=np.int16)
+    wrapped = (200 * 255 * payload + 2**23) % 2**24 - 2**23
+    assert wrapped != 200 * 255 * payload
+    # << 6 leaves 32 bits, and u turns once by 2^24
+    shifted = (wrapped * 64 + 2**31) % 2**32 - 2**31
+    turned = (
+        shifted - 2**24 if shifted > 2**23 else shifted + 2**24 if shifted <= -(2**23) else shifted
+    )
+    assert reference.run(network, x, ("u",)).u[0][0, 0, 0, 0, 0] == turned
+    assert Engine(network).run(x, ("u",)).u[0][0, 0, 0, 0, 0] == turned
 
 
 def test_threads_and_chunks_change_nothing() -> None:
