@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loihi import files
 from loihi.errors import PumiceError
 
 Shape = tuple[int, ...]
@@ -157,21 +158,21 @@ def _digits() -> Dataset:
 
 def _packaged(name: str, root: Path | None) -> Dataset:
     package = _package(name)
-    files = find(name, root)
-    if missing := [file for file in package.sha256 if file not in files]:
+    found = find(name, root)
+    if missing := [file for file in package.sha256 if file not in found]:
         raise DataError(
             f"{package.title} is not here: run `pumice data fetch {name}`, or put "
             f"{', '.join(missing)} (.gz or not) into {folder(name, root)}"
         )
     arrays = {}
     for file, digest in package.sha256.items():
-        content = _read(files[file])
+        content = _read(found[file])
         if hashlib.sha256(content).hexdigest() != digest:
             raise DataError(
-                f"{files[file]} does not hold the published {package.title}, its SHA-256 differs: "
+                f"{found[file]} does not hold the published {package.title}, its SHA-256 differs: "
                 f"remove it and run `pumice data fetch {name}`"
             )
-        arrays[file] = read_idx(content, files[file])
+        arrays[file] = read_idx(content, found[file])
     x_train, y_train, x_test, y_test = (arrays[file] for file in IDX_FILES)
     return Dataset(
         name,
@@ -308,10 +309,11 @@ def fetch(name: str, root: Path | None = None) -> Path:
             archive = package.get(Path(workplace))
     except DataError as error:
         raise DataError(f"cannot fetch {package.title}: {error}; {by_hand}") from None
+    _make(place)
     for file, content in _members(package, archive).items():
         if hashlib.sha256(content).hexdigest() != package.sha256[file]:
             raise DataError(f"the package's {file} is not the published one: its SHA-256 differs")
-        _place(place / file, content)
+        files.write(place / file, content)
         (place / f"{file}.gz").unlink(missing_ok=True)  # would be a second, unchecked copy
     return place
 
@@ -332,20 +334,11 @@ def _members(package: _Package, archive: bytes) -> dict[str, bytes]:
     return found
 
 
-def _place(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+def _make(place: Path) -> None:
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{place}: cannot be made: {error.strerror or error}") from None
 
 
 def _from_npm(workplace: Path) -> bytes:

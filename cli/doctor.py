@@ -1,0 +1,31 @@
+"""``pumice doctor``: what this machine has, and what to do about what is missing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from cli.output import Json, Result, table
+
+EXAMPLE = "pumice doctor"
+
+
+def run(_json: Json = False) -> Result:
+    """Say what is there: Python, torch, Lava and how it is made to import, GPU, Loihi.
+
+    Fails only where something is missing that everything needs.
+    """
+    from loihi import environment
+
+    findings = environment.findings()
+    rows = [
+        (
+            "[green]yes[/]" if found.ok else "[red]no[/]" if found.required else "[yellow]-[/]",
+            found.name,
+            found.found,
+            found.advice,
+        )
+        for found in findings
+    ]
+    ok = all(found.ok for found in findings if found.required)
+    data = {"ok": ok, "findings": [asdict(found) for found in findings]}
+    return Result(data, table(rows), ok)

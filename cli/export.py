@@ -1,0 +1,38 @@
+"""``pumice export``: a training run's checkpoint as a ``.net`` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.output import Json, Result, table
+
+EXAMPLE = "pumice export runs/mnist-mlp-sltt --out model.net"
+
+
+def run(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, or the checkpoint in it.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The file; model.net in the run folder by default.")
+    ] = None,
+    _json: Json = False,
+) -> Result:
+    """Freeze a run's checkpoint into integers and write them to a netx file."""
+    from lava_export import netx
+    from trainer import loop
+    from trainer.config import TrainConfig
+    from trainer.data import load
+
+    folder = source if source.is_dir() else source.parent
+    checkpoint = None if source.is_dir() else source
+    config = TrainConfig.read(folder / loop.CONFIG)
+    module = loop.restore(config, load(config.data), checkpoint or folder / loop.CHECKPOINT)
+    network = module.freeze()
+    out = out or folder / "model.net"
+    netx.write(network, out)
+    rows = [("written", str(out)), *(("layer", name) for name in network.names)]
+    return Result({"model": str(out), "layers": list(network.names)}, table(rows))

@@ -1,0 +1,152 @@
+"""``pumice train``: from data to a run folder with a ``.net`` file in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.output import Json, Result, log, progress, table
+from loihi.errors import PumiceError
+
+if TYPE_CHECKING:
+    from loihi import Network
+    from trainer.config import TrainConfig
+    from trainer.data import Dataset
+    from trainer.loop import TrainResult
+
+EXAMPLE = "pumice train --data mnist --model mlp --rule sltt --time-steps 16 --out runs/mnist"
+MODEL = "model.net"
+
+
+class Rule(str, Enum):
+    """How gradients are computed."""
+
+    sltt = "sltt"
+    bptt = "bptt"
+
+
+class InputEncoding(str, Enum):
+    """How data become spikes."""
+
+    graded = "graded"
+    rate = "rate"
+    latency = "latency"
+    events = "events"
+
+
+def run(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="digits (the default), mnist, fashion-mnist, or an .npz file.",
+            metavar="NAME|FILE.npz",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="mlp (the default), lenet, or layers such as 8c5-2a-128.")
+    ] = None,
+    rule: Annotated[Rule | None, typer.Option(help="The training rule; sltt by default.")] = None,
+    time_steps: Annotated[
+        int | None, typer.Option(help="Steps a sample lasts; 16 by default.")
+    ] = None,
+    encoding: Annotated[
+        InputEncoding | None, typer.Option(help="How data become spikes; graded by default.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="10 by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples an update.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, in weight units.")] = None,
+    shift: Annotated[
+        int | None, typer.Option(help="Shift training images by up to so many pixels.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same numbers.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A config.toml; options given as well come before it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; runs/DATA-MODEL-RULE by default.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+    ] = False,
+    _json: Json = False,
+) -> Result:
+    """Train a network on the chip's number grid.
+
+    The run folder then holds config.toml (which alone repeats the run), metrics.jsonl, the
+    checkpoint, and model.net.
+    """
+    given = {
+        "data": data,
+        "model": model,
+        "rule": rule and rule.value,
+        "time_steps": time_steps,
+        "encoding": encoding and encoding.value,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "shift": shift,
+        "seed": seed,
+        "device": device,
+    }
+    if resume and out is None:
+        raise PumiceError("--resume needs --out, the folder of the run to go on with")
+    settings = _settings(given, config, out if resume else None)
+    if out is None:
+        out = Path("runs", f"{Path(settings.data).stem}-{settings.model}-{settings.rule}")
+    from trainer.data import load
+
+    dataset = load(settings.data)
+    done = train(settings, dataset, out, resume)
+    answer = {
+        "run": str(out),
+        "model": str(out / MODEL),
+        "accuracy": done.accuracy,
+        "correct": done.correct,
+        "samples": len(dataset.y_test),
+        "epochs": done.metrics[-1]["epoch"],
+    }
+    rows = [
+        ("accuracy", f"{done.accuracy:.2%}, {done.correct} of {len(dataset.y_test)} test samples"),
+        ("run", str(out)),
+        ("network", str(out / MODEL)),
+    ]
+    return Result(answer, table(rows))
+
+
+def train(settings: TrainConfig, dataset: Dataset, out: Path, resume: bool = False) -> TrainResult:
+    """Train with a line an epoch on stderr, and leave ``model.net`` in the run folder."""
+    from lava_export import netx
+    from trainer import loop
+
+    def write(network: Network, folder: Path) -> None:
+        netx.write(network, folder / MODEL)
+
+    with progress("epochs", settings.epochs) as advance:
+
+        def show(metrics: dict[str, Any]) -> None:
+            log(
+                "epoch {epoch:3}  loss {loss:.4f}  train {train_accuracy:.2%}  "
+                "test {test_accuracy:.2%}  {seconds:.1f} s".format(**metrics)
+            )
+            advance(metrics["epoch"])
+
+        return loop.train(settings, dataset, out, resume=resume, on_epoch=show, export=write)
+
+
+def _settings(given: dict[str, Any], config: Path | None, resumed: Path | None) -> TrainConfig:
+    """What a config file says (that of the run to go on with, by default), and options over it."""
+    from trainer.config import TrainConfig
+    from trainer.loop import CONFIG
+
+    if config is None and resumed is not None:
+        config = resumed / CONFIG
+    settings = TrainConfig() if config is None else TrainConfig.read(config)
+    settings = replace(settings, **{k: v for k, v in given.items() if v is not None})
+    if settings.data.endswith(".npz"):  # the run can be repeated from any folder
+        settings = replace(settings, data=str(Path(settings.data).resolve()))
+    return settings
