@@ -58,12 +58,10 @@ exactness: $(READY)
 
 venv: $(READY)
 
-# The stamp is written last, so an interrupted installation is taken up again by the next call.
+# The stamp is written last, so an interrupted installation starts afresh at the next call.
 $(READY): pyproject.toml constraints.txt constraints-3.10.txt .ci/venv.py
 	@test -n '$(BASE)' || { echo "make: '$(PYTHON)' is no Python 3.10 to 3.13 with venv and pip: name one, as in make PYTHON=python3.12 (on Debian and Ubuntu, venv is the package python3-venv)" >&2; exit 1; }
-	@rm -f $@
-	'$(BASE)' .ci/venv.py '$(VENV)'
-	@touch $@
+	@'$(BASE)' .ci/venv.py '$(VENV)'
 
 clean:
 	rm -rf .venv .venv-3.* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

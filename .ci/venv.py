@@ -69,10 +69,14 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.python = folder / "bin" / "python"
+        # There when the environment is complete; make compares its age with the pins'.
+        self.stamp = folder / ".ready"
 
     def create(self) -> None:
-        """A new one, unless the folder holds one of this very Python: that is updated."""
-        if version_of(self.python) == sys.version_info[:3]:
+        """A new one, unless the folder holds a complete one of this Python: that is updated."""
+        complete = self.stamp.exists()
+        self.stamp.unlink(missing_ok=True)
+        if complete and version_of(self.python) == sys.version_info[:3]:
             say(f"bringing {self.folder.name} up to date")
             return
         say(f"creating {self.folder.name} with Python {platform.python_version()}")
@@ -163,6 +167,7 @@ def main(arguments: list[str]) -> None:
     environment.create()
     environment.torch()
     environment.everything()
+    environment.stamp.touch()
     say("ready")
 
 

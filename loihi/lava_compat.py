@@ -1,7 +1,7 @@
 """Makes the installed Lava wheels importable, and says what to do where they are absent.
 
 lava-nc 0.10.0 and lava-dl 0.6.0 declare Python 3.10 and numpy 1; their repositories are archived,
-so nothing newer will come. Installed past those pins, three things stop them on a current Python,
+so nothing newer will come. Installed past those pins, four things stop them on a current Python,
 and each is put right here while the module is imported, never in the wheel's files:
 
 - ``lava.magma.compiler.var_model`` has dataclass fields whose defaults are dataclass instances.
@@ -10,6 +10,8 @@ and each is put right here while the module is imported, never in the wheel's fi
   which nothing here uses. Where either is absent, a stub takes its place.
 - ``lava.lib.dl.netx`` takes ``int()`` of an input layer's weight. Intel's own ``mnist.net`` stores
   it with shape (1,), which numpy 2 refuses. Such a value is handed over without its axis.
+- ``lava.magma.core.process.ports.ports`` calls ``np.reshape(newshape=...)`` where a network
+  flattens an image. numpy 2.1 renamed that argument and 2.4 dropped the old name; it is renamed.
 
 On Python 3.10 with the official pins none of these applies, and ``install()`` changes nothing.
 
@@ -47,6 +49,7 @@ _SLAYER = "lava.lib.dl.slayer"
 _OBJECT_DETECTION = f"{_SLAYER}.object_detection"
 _VAR_MODEL = "lava.magma.compiler.var_model"
 _NETX_UTILS = "lava.lib.dl.netx.utils"
+_PORTS = "lava.magma.core.process.ports.ports"
 _RF = f"{_SLAYER}.neuron.rf"
 #: The file of netx that imports torch; Lava runs it under this bare name as well.
 _SEQUENTIAL = "sequential_modules"
@@ -77,8 +80,10 @@ def _needs_hook() -> bool:
     return sys.version_info >= (3, 11)
 
 
-def _numpy_2() -> bool:
-    return not (_version("numpy") or "").startswith(("0.", "1."))
+def _numpy_2(minor: int = 0) -> bool:
+    """Whether numpy 2.``minor`` or later is installed."""
+    numbers = re.match(r"(\d+)\.(\d+)", _version("numpy") or "")
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= (2, minor)
 
 
 def install_command() -> str:
@@ -170,6 +175,8 @@ class _LavaFinder(MetaPathFinder):
             return _found_with(_VarModelLoader, fullname, path)
         if fullname == _NETX_UTILS and _numpy_2():
             return _found_with(_NetDictLoader, fullname, path)
+        if fullname == _PORTS and _numpy_2(minor=1):
+            return _found_with(_PortsLoader, fullname, path)
         if self.netx_only:
             if fullname == _RF:
                 return _found_with(_RfLoader, fullname, path)
@@ -307,6 +314,18 @@ class _VarModelLoader(_PatchedSource):
 def _is_dataclass(cls: ast.ClassDef) -> bool:
     names = [d.func if isinstance(d, ast.Call) else d for d in cls.decorator_list]
     return any(isinstance(n, ast.Name) and n.id == "dataclass" for n in names)
+
+
+class _PortsLoader(_PatchedSource):
+    """The ports, with np.reshape's argument called what numpy calls it since 2.1."""
+
+    def changed(self, tree: ast.Module, filename: str) -> ast.Module:
+        old = [n for n in ast.walk(tree) if isinstance(n, ast.keyword) and n.arg == "newshape"]
+        if not old:
+            raise _unexpected(filename, "no np.reshape(newshape=...) was found")
+        for keyword in old:
+            keyword.arg = "shape"
+        return tree
 
 
 class _RfLoader(_PatchedSource):

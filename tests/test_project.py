@@ -184,6 +184,30 @@ def test_a_python_that_is_too_old_is_refused_in_one_line(
     assert not (tmp_path / "v").exists()
 
 
+def test_only_a_complete_environment_is_kept(
+    venv: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an interrupted installation left is not trusted; a finished one is updated."""
+    real = subprocess.run
+
+    def without_pip(command: list[str], **options: Any) -> Any:
+        # pip is what takes the time, and nothing is installed here.
+        return real(command[:3] + ["--without-pip"] * ("venv" in command) + command[3:], **options)
+
+    monkeypatch.setattr(venv.subprocess, "run", without_pip)
+    environment = venv.Environment(tmp_path / "v")
+    environment.create()
+    left = environment.folder / "left"
+    left.touch()
+    environment.stamp.touch()
+    environment.create()
+    assert left.exists()
+    assert not environment.stamp.exists()
+    environment.create()
+    assert not left.exists()
+    assert venv.version_of(environment.python) == sys.version_info[:3]
+
+
 # ---------------------------------------------------------------- pyproject.toml and the pins
 
 
