@@ -117,7 +117,7 @@ def train(
     device = _device(config.device)
     network = build_network(config, dataset)
     run = _Run(config, dataset, network, folder)
-    with _exact():
+    with exact():
         if resume:
             run.load(folder / CHECKPOINT)
             run.write_metrics()
@@ -392,7 +392,7 @@ class _Run:
         return (1 + math.cos(math.pi * done)) / 2 if self.config.schedule == "cosine" else 1.0
 
 
-class _exact:
+class exact:
     """Deterministic sums and no tf32 within: the integers must be integers, and the same twice."""
 
     def __enter__(self) -> None:

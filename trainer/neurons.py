@@ -220,14 +220,15 @@ def step(
 
 
 class _Current(torch.autograd.Function):
-    """Lava's synaptic current: ``u = wrap(⌊β u⌉₀ + a)``, one turn by 2^24; straight-through."""
+    """Lava's synaptic current: ``u = wrap(⌊β u⌉₀ + a)``, one turn by 2^24 after int32's;
+    straight-through."""
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, u: Tensor | None, beta: Tensor | None) -> Tensor:
         if u is None or beta is None:
-            return _wrap(a)
+            return _wrap24(_wrap32(a))
         ctx.save_for_backward(u, beta)
-        return _wrap(truncated(u, beta).add_(a))
+        return _wrap24(_wrap32(truncated(u, beta).add_(_wrap32(a))))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -249,7 +250,12 @@ def current(a: Tensor, u: Tensor | None = None, beta: Tensor | None = None) -> T
     return result
 
 
-def _wrap(u: Tensor) -> Tensor:
+def _wrap32(x: Tensor) -> Tensor:
+    """What is left after Lava's store to int32."""
+    return x - torch.floor((x + 2.0**31) / 2.0**32) * 2.0**32
+
+
+def _wrap24(u: Tensor) -> Tensor:
     turn, limit = 2.0 * formats.STATE_MAX, float(formats.STATE_MAX)
     return torch.where(u > limit, u - turn, torch.where(u <= -limit, u + turn, u))
 

@@ -1,0 +1,168 @@
+"""Bytes that training holds for the backward pass, and a batch's time, by rule and by T.
+
+    python -m bench.memory [--json] [--device cuda]
+
+``saved_bytes`` is the largest number of bytes that autograd held at one time for a backward pass, as
+counted by ``torch.autograd.graph.saved_tensors_hooks`` (a tensor saved twice counts once); on a GPU
+``device_bytes`` is ``torch.cuda.max_memory_allocated`` over the batch. Ratios are sltt to bptt at the
+same T, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from loihi import Encoding
+from trainer.loop import exact
+from trainer.models import SpikingNetwork, build
+from trainer.rules import RULES, rule
+
+Row = dict[str, Any]
+
+
+class _Held:
+    """A saved tensor, for as long as the graph holds it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+def peak_saved_bytes(work: Callable[[], object]) -> int:
+    """The most bytes that were saved for backward at one time while ``work`` ran."""
+    holders: dict[tuple[int, int], int] = {}
+    now = peak = 0
+
+    def release(place: tuple[int, int], size: int) -> None:
+        nonlocal now
+        holders[place] -= 1
+        if not holders[place]:
+            now -= size
+
+    def pack(tensor: Tensor) -> _Held:
+        nonlocal now, peak
+        # The tensor's own bytes, not its storage's: x[t] is a view of the whole batch.
+        size = tensor.numel() * tensor.element_size()
+        place = tensor.data_ptr(), size
+        holders[place] = holders.get(place, 0) + 1
+        if holders[place] == 1:
+            now += size
+            peak = max(peak, now)
+        held = _Held(tensor.detach())
+        weakref.finalize(held, release, place, size)
+        return held
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
+        work()
+    return peak
+
+
+def sample(
+    model: str, time_steps: int, batch_size: int, device: str = "cpu"
+) -> tuple[SpikingNetwork, Tensor, Tensor]:
+    """A calibrated network for 28x28 images, and a batch of rate-coded noise that changes in time."""
+    generator = torch.Generator().manual_seed(0)
+    network = build(model, (1, 28, 28), 10, Encoding("rate", time_steps, (0, 1), 0.0, 1.0))
+    shape = (time_steps, batch_size, *network.input_shape)
+    x = (torch.rand(shape, generator=generator) < 0.2).float()
+    y = torch.randint(0, 10, (batch_size,), generator=generator)
+    network.calibrate(x, generator)
+    return network.to(device), x.to(device), y.to(device)
+
+
+def measure(
+    name: str, model: str, time_steps: int, batch_size: int, device: str = "cpu", repeats: int = 3
+) -> Row:
+    """One row: a rule's bytes and seconds for one batch."""
+    network, x, y = sample(model, time_steps, batch_size, device)
+    learn = rule(name)
+
+    def batch() -> None:
+        network.zero_grad()
+        learn(network, x, y, F.cross_entropy)
+
+    row: Row = {
+        "what": name,
+        "size": f"{'x'.join(map(str, network.input_shape))}-{network.description}-10",
+        "batch": batch_size,
+        "T": time_steps,
+        "device": device,
+    }
+    batch()
+    if device != "cpu":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        batch()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    row["seconds"] = round(min(seconds), 6)
+    if device != "cpu":
+        row["device_bytes"] = torch.cuda.max_memory_allocated()
+    row["saved_bytes"] = peak_saved_bytes(batch)
+    return row
+
+
+def rows(
+    model: str, steps: Sequence[int], batch_size: int, device: str, repeats: int = 3
+) -> list[Row]:
+    """Every rule at every T, with ratios to bptt at the same T."""
+    table = []
+    with exact():
+        for time_steps in steps:
+            peer: Row | None = None
+            for name in sorted(RULES):  # bptt first: the others are compared with it
+                row = measure(name, model, time_steps, batch_size, device, repeats)
+                peer = row if name == "bptt" else peer
+                assert peer is not None
+                for key in ("saved_bytes", "device_bytes", "seconds"):
+                    if key in row:
+                        row[f"{key}_to_bptt"] = round(row[key] / peer[key], 4)
+                table.append(row)
+    return table
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that this room's benches share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--batch", type=int, default=128, help="samples a batch")
+    return parser
+
+
+def show(table: Sequence[Row], as_json: bool) -> None:
+    """Prints the rows as JSON, or as aligned columns."""
+    if as_json:
+        print(json.dumps({"threads": torch.get_num_threads(), "rows": list(table)}))
+        return
+    names = list(dict.fromkeys(key for row in table for key in row))
+    cells = [names, *([str(row.get(name, "")) for name in names] for row in table)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+
+
+def main() -> None:
+    """The command line."""
+    parser = arguments((__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", default="mlp", help="mlp, lenet, or layers such as 8c5-2a-128")
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 16, 64])
+    options = parser.parse_args()
+    table = rows(options.model, options.steps, options.batch, options.device)
+    show(table, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The trainer's forward pass is the frozen network; the grid; what freezing must get right."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from loihi import Encoding, formats, INTEGRATOR, reference
+from loihi.errors import PumiceError
+from trainer import data, grid
+from trainer.layers import AvgPool, Conv, Dense, Layer, ModelError
+from trainer.loop import evaluate, payloads
+from trainer.models import SpikingNetwork, architecture, build
+
+GRADED = Encoding("graded", 7, (0, 15), 0.0, 16.0)
+
+
+def drawn(
+    model: str, shape: tuple[int, ...], encoding: Encoding, x: np.ndarray, seed: int = 0, **kw: object
+) -> SpikingNetwork:
+    """A calibrated network; its biases and decays drawn as well, off the grid."""
+    network = build(model, shape, 10, encoding, **kw)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    network.calibrate(payloads(network, x), generator)
+    with torch.no_grad():
+        for layer in network.chain:
+            if layer.neurons is not None:
+                layer.neurons.dv.add_(torch.rand((), generator=generator) * 700)
+                if layer.neurons.bias is not None:
+                    draw = torch.randn(layer.neurons.bias.shape, generator=generator)
+                    layer.neurons.bias.copy_(draw * 40)
+    return network
+
+
+def assert_same_as_chip(network: SpikingNetwork, x: np.ndarray) -> None:
+    """Every spike, and every score, of the trainer and of the reference."""
+    frozen = network.freeze()
+    trace = reference.run(frozen, network.encoding.encode(x), record=("spikes", "v"))
+    dtype = network.exact_dtype()
+    network = network.to(dtype)
+    found = network.spikes(payloads(network, x, dtype))
+    for index, (ours, theirs) in enumerate(zip(found, trace.spikes, strict=True)):
+        assert np.array_equal(ours, theirs), frozen.names[index]
+    scores = network(payloads(network, x, dtype)).detach().numpy()
+    assert np.array_equal(scores, reference.scores(frozen, trace))
+    hidden = trace.spikes[:-1]
+    assert all(0.01 < spikes.mean() < 0.99 for spikes in hidden)  # or this would prove nothing
+
+
+@pytest.mark.exactness
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("48-32", {}),
+        ("48-32", {"bias": True}),
+        ("48-32", {"bias": True, "du": 1300.0}),
+        ("48-32", {"readout": "spikes", "dv": 100.0}),
+        ("4c3p1-2a-6c3-2a-24", {}),
+        ("4c3p1-2a-6c3-2a-24", {"bias": True, "du": 2500.0}),
+        ("lenet", {"bias": True, "readout": "spikes"}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["graded", "rate", "latency"])
+def test_forward_is_the_chip_on_digits(model: str, options: dict[str, object], kind: str) -> None:
+    digits = data.load("digits")
+    x = digits.x_test[:24].reshape(-1, 1, 8, 8)
+    encoding = Encoding(kind, 7, (0, 15) if kind == "graded" else (0, 1), 0.0, 16.0)  # type: ignore[arg-type]
+    assert_same_as_chip(drawn(model, (1, 8, 8), encoding, x, **options), x)
+
+
+@pytest.mark.exactness
+def test_forward_is_the_chip_on_events() -> None:
+    x = np.random.default_rng(0).integers(0, 4, (12, 9, 2, 6, 6))
+    assert_same_as_chip(drawn("4c3-16", (2, 6, 6), Encoding("events", 9, (0, 3)), x), x)
+
+
+@pytest.mark.exactness
+@pytest.mark.parametrize("du", [4096.0, 700.0])
+def test_forward_wraps_and_clips_as_the_chip(du: float) -> None:
+    """Payloads of 255 into weights of 254: the current wraps at 24 bits, the membrane clips."""
+    x = np.random.default_rng(1).integers(0, 256, (16, 784))
+    network = drawn("24", (784,), Encoding("graded", 6, (0, 255), 0.0, 255.0), x, du=du)
+    with torch.no_grad():
+        first = network.chain[0].synapse.weight
+        assert isinstance(first, torch.Tensor)
+        first.mul_(12)
+        network.project()
+    v = reference.run(network.freeze(), network.encoding.encode(x), record=("u", "v"))
+    a = network.encoding.encode(x)[0].astype(np.int64) @ network.freeze().layers[0].synapse.weight.T  # type: ignore[union-attr]
+    assert (abs(a) >= 2**17).any(), "no current wraps: the test is too tame"
+    assert (abs(v.v[0]) == formats.STATE_MAX - 1).any() or du == 4096.0
+    assert_same_as_chip(network, x)
+
+
+def test_sums_beyond_float32_are_evaluated_in_float64() -> None:
+    x = np.full((2, 784), 255)
+    network = drawn("8", (784,), Encoding("graded", 3, (0, 255), 0.0, 255.0), x)
+    assert network.exact_dtype() == torch.float32
+    with torch.no_grad():
+        network.chain[0].synapse.weight.fill_(254)  # type: ignore[union-attr,operator]
+    assert network.exact_dtype() == torch.float64
+    _, predicted = evaluate(network, x, np.zeros(2, dtype=np.int64))
+    scores = reference.predict(network.freeze(), network.encoding.encode(x))
+    assert np.array_equal(predicted, scores.argmax(1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(-400, 400, width=32), min_size=1, max_size=30))
+def test_weights_land_on_the_grid(values: list[float]) -> None:
+    x = torch.tensor(values, requires_grad=True)
+    q = grid.weight(x)
+    found = q.detach().numpy()
+    formats.weight_format(found.astype(np.int64))  # every sign pattern is a format
+    inside = np.clip(values, -254, 254)
+    assert (found % 2 == 0).all()
+    assert (abs(found - inside) <= 1).all()
+    (q * torch.arange(1.0, len(values) + 1)).sum().backward()
+    assert torch.equal(x.grad, torch.arange(1.0, len(values) + 1))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_single_signed_layers_freeze(sign: int) -> None:
+    x = np.random.default_rng(0).integers(0, 17, (4, 64))
+    network = drawn("12", (64,), GRADED, x)
+    with torch.no_grad():
+        weight = network.chain[0].synapse.weight
+        assert isinstance(weight, torch.Tensor)
+        weight.abs_().mul_(sign * 50)  # far beyond the range
+    synapse = network.freeze().layers[0].synapse
+    assert abs(synapse.weight).max() == 254  # type: ignore[union-attr]
+    assert formats.weight_format(synapse.weight).sign_mode != "mixed"  # type: ignore[union-attr]
+
+
+def test_freeze_gives_the_rounded_parameters() -> None:
+    x = np.random.default_rng(0).integers(0, 17, (8, 1, 8, 8))
+    network = drawn("4c3-2a-12", (1, 8, 8), GRADED, x, bias=True)
+    with torch.no_grad():
+        neurons = network.chain[0].neurons
+        assert neurons is not None and neurons.bias is not None
+        neurons.vth.fill_(100.6)
+        neurons.dv.fill_(12.4)
+        neurons.bias.copy_(torch.tensor([1.6, -2.4, 5000.0, 0.0]))
+    frozen = network.freeze()
+    first, pool, _, last = frozen.layers
+    assert (first.neuron.vth, first.neuron.dv, first.neuron.du) == (101, 12, 4096)
+    assert np.array_equal(first.neuron.bias, [2, -2, 4095, 0])
+    assert pool.synapse.groups == 4  # type: ignore[union-attr]
+    assert frozen.shapes == ((4, 6, 6), (4, 3, 3), (12,), (10,))
+    assert last.neuron == INTEGRATOR
+
+
+def test_project_brings_parameters_back() -> None:
+    network = build("8", (4,), 3, GRADED, bias=True, du=0.0)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.fill_(-1e6)
+    network.project()
+    weight, vth, dv, du, bias = (p.flatten()[0].item() for p in list(network.parameters())[:5])
+    assert (weight, vth, dv, du, bias) == (-254, 1, 0, 0, -4096)
+
+
+def test_soft_resets_do_not_freeze() -> None:
+    with pytest.raises(PumiceError, match="hard reset"):
+        build("8", (4,), 3, GRADED, neuron="A").freeze()
+
+
+def test_static_input_is_computed_once() -> None:
+    """One product of the first synapse a batch, however many steps."""
+    x = np.random.default_rng(0).integers(0, 17, (4, 64))
+    network = drawn("12", (64,), GRADED, x)
+    calls = []
+    synapse = network.chain[0].synapse
+    synapse.register_forward_hook(lambda *_: calls.append(1))
+    moving = payloads(network, x)
+    network(moving)
+    assert len(calls) == 1
+    network(moving.contiguous())
+    assert len(calls) == 1 + len(moving)
+
+
+# --- descriptions and refusals ------------------------------------------------------------------
+
+
+def test_architectures() -> None:
+    assert architecture("mlp", (1, 28, 28)) == "512-512"
+    assert architecture("mlp", (1, 28, 28), (100,)) == "100"
+    assert architecture("lenet", (1, 28, 28), (64, 32)) == "8c5-2a-16c5-2a-64-32"
+    assert build("lenet", (1, 28, 28), 10, GRADED).freeze is not None
+    kinds = [type(layer.synapse) for layer in build("lenet", (1, 8, 8), 10, GRADED).chain]
+    assert kinds == [Conv, AvgPool, Conv, AvgPool, Dense, Dense]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "words"),
+    [
+        ("resnet", (1, 28, 28), "'resnet' is none"),
+        ("12-x", (4,), "'x' is none"),
+        ("8c5", (16,), r"needs images \(C, H, W\)"),
+        ("8c9", (1, 8, 8), "9x9 kernel does not fit 8x8"),
+        ("2a", (16,), "pooling needs images"),
+        ("9a", (1, 8, 8), "9x9 pooling does not fit"),
+        ("0", (16,), "sizes start at 1"),
+    ],
+)
+def test_bad_models_are_refused(model: str, shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        build(model, shape, 10, GRADED)
+
+
+def test_a_convolution_that_could_overflow_is_refused() -> None:
+    encoding = Encoding("graded", 4, (0, 255), 0.0, 1.0)
+    with pytest.raises(ModelError, match="24-bit"):
+        Layer(Conv((8, 9, 9), 1, 5), None, max(encoding.payload))
+    assert math.prod((8, 5, 5)) * 254 * 255 > 2**23
