@@ -218,7 +218,7 @@ class _Child:
     def __init__(self, folder: Path, lifeline: int) -> None:
         self.pid, self.folder, self.lifeline = os.getpid(), folder, lifeline
         self.heard, self.alarm = os.pipe()  # how a descendant says that it failed
-        self.ending = threading.Lock()
+        self.ending, self.ended = threading.Lock(), False
         os.register_at_fork(before=self._not_while_ending, after_in_child=self._die_with_me)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -239,6 +239,7 @@ class _Child:
     def end(self, code: int) -> None:
         """Kill all others of the session, wait until they are gone, and leave."""
         self.ending.acquire()  # for good: one thread ends everything, once
+        self.ended = True
         until = time.monotonic() + GRACE / 2
         while (others := self._others()) and time.monotonic() < until:
             clients = [pid for pid, command in others if "resource_tracker" not in command]
@@ -276,16 +277,17 @@ class _Child:
 
     def _descendant_killed(self) -> bool:
         """Whether a child of ours was ended by a signal (for memory, say): the rest would wait."""
-        for pid, state, _ in _members(self.pid):
-            if state != "Z":
-                continue
-            with contextlib.suppress(ChildProcessError):
-                how = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if how is not None and how.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
-                    name = _signal_name(how.si_status)
-                    line = f"a process of Lava's was ended by signal {how.si_status} ({name})"
-                    self._write_error(line, "")
-                    return True
+        with self.ending:  # whoever holds it for good has begun to kill them
+            for pid, state, _ in _members(self.pid):
+                if state != "Z":
+                    continue
+                with contextlib.suppress(ChildProcessError):
+                    how = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    if how is not None and how.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+                        name = _signal_name(how.si_status)
+                        line = f"a process of Lava's was ended by signal {how.si_status} ({name})"
+                        self._write_error(line, "")
+                        return True
         return False
 
     def _write_error(self, line: str, text: str) -> None:
@@ -295,7 +297,7 @@ class _Child:
             os.link(mine, self.folder / "error.json")  # fails where there is one already
 
     def _not_while_ending(self) -> None:
-        if self.ending.locked():
+        if self.ended:
             threading.Event().wait()  # for ever, which is not long now
 
     def _die_with_me(self) -> None:

@@ -23,13 +23,13 @@ from lava.proc.lif.process import LIFReset
 
 
 class Source(AbstractProcess):
-    """Sends row t − 1 of a file at step t, then zeros.
+    """Sends the rows of a file, each ``repeat`` steps long, then zeros.
 
-    file: ``.npy`` of whole numbers ``[steps, *shape]``.
+    file: ``.npy`` of whole numbers ``[runs, rows, *shape]``; ``index`` says which run this is.
     """
 
-    def __init__(self, *, file: str, shape: tuple[int, ...]) -> None:
-        super().__init__(file=file, shape=shape)
+    def __init__(self, *, file: str, index: int, shape: tuple[int, ...], repeat: int) -> None:
+        super().__init__(file=file, index=index, shape=shape, repeat=repeat)
         self.s_out = OutPort(shape=shape)
 
 
@@ -43,13 +43,14 @@ class SourceModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.rows = np.load(proc_params["file"], mmap_mode="r")
+        self.rows = np.load(proc_params["file"], mmap_mode="r")[proc_params["index"]]
+        self.repeat = proc_params["repeat"]
         self.silence = np.zeros(proc_params["shape"], dtype=np.int32)
 
     def run_spk(self) -> None:
         """One step."""
-        step = self.time_step - 1
-        self.s_out.send(self.rows[step].astype(np.int32) if step < len(self.rows) else self.silence)
+        row = (self.time_step - 1) // self.repeat
+        self.s_out.send(self.rows[row].astype(np.int32) if row < len(self.rows) else self.silence)
 
 
 @implements(proc=LIFReset, protocol=LoihiProtocol)
@@ -58,16 +59,14 @@ class SourceModel(PyLoihiProcessModel):
 class TappedLIFReset(PyLifResetModelBitAcc):
     """Lava's own model, unchanged; what it sent, and its u and v after each step, go to files.
 
-    The process parameter ``taps`` names the files: ``{"spikes": path, "u": path, "v": path}``,
-    each ``.npy`` of ``[steps, *shape]``, all of them optional.
+    The process parameter ``taps`` is the files, ``{"spikes": path, "u": path, "v": path}``, all of
+    them optional and each ``.npy`` of ``[runs, steps, *shape]``; and which run this is.
     """
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.taps = {
-            state: np.load(file, mmap_mode="r+")
-            for state, file in (proc_params.get("taps") or {}).items()
-        }
+        files, index = proc_params.get("taps", ({}, 0))
+        self.taps = {s: np.load(file, mmap_mode="r+")[index] for s, file in files.items()}
 
     def start(self) -> None:
         """Lava's start, the spike port's ``send`` tapped."""
