@@ -54,14 +54,14 @@ class Rule:
     """
 
     gap: int = 8
-    amplitude: int = 64
-    leak: int = 256
+    amplitude: int = 90
+    leak: int = 128
     window: float = 1.5
-    hidden_tau: int = 3
-    hidden_impulse: int = 24
+    hidden_tau: int = 2
+    hidden_impulse: int = 32
     hidden_rate: int = -7
     readout_tau: int = 1
-    readout_impulse: int = 12
+    readout_impulse: int = 6
     readout_rate: int = -7
 
     def __post_init__(self) -> None:
@@ -164,8 +164,8 @@ def random_network(
     *,
     seed: int = 0,
     neuron: Neuron | None = None,
-    weight: int = 64,
-    readout: int = 64,
+    weight: int = 32,
+    readout: int = 48,
 ) -> Network:
     """An untrained ``inputs``-``hidden``-``classes`` network with uniform random weights.
 
@@ -177,7 +177,7 @@ def random_network(
     return Network(
         (inputs,),
         (
-            Layer(Dense(w1), Neuron(du=4096, dv=512, vth=140) if neuron is None else neuron),
+            Layer(Dense(w1), Neuron(du=4096, dv=1024, vth=80) if neuron is None else neuron),
             Layer(Dense(w2), INTEGRATOR),
         ),
         encoding,
@@ -187,7 +187,7 @@ def random_network(
 def build(network: Network, x: NDArray[Any], mode: Mode, rule: Rule) -> Block:
     """The block for ``network``; the scales of r and B e are set from payloads ``x`` ``[T, N, …]``.
 
-    readout_shift: brings the readouts' 97th percentile, over the first samples of ``x``, to the
+    readout_shift: brings the readouts' 95th percentile, over the first samples of ``x``, to the
     amplitude (nearest power of two). error_shift: brings a typical B e within 7 bits.
     """
     if mode not in MODES:
@@ -282,7 +282,7 @@ def _readout_shift(network: Network, x: NDArray[Any], rule: Rule) -> int:
     total = np.abs(Engine(network).predict(x)) >> STATE_SHIFT
     # A leaky readout settles at 4096 / leak of a step's input, a sum reaches T times as much.
     steps = min(network.time_steps, 4096 / max(rule.leak, 1))
-    typical = float(np.percentile(total, 97)) * steps / network.time_steps
+    typical = float(np.percentile(total, 95)) * steps / network.time_steps
     return max(0, round(float(np.log2(max(typical, 1.0) / rule.amplitude))))
 
 

@@ -166,9 +166,9 @@ def _child(
     steps, done, seconds = block.steps(len(labels)), 0, 0.0
     sinks = {}
     if record:
-        for index, (port, shape) in graph.spikes.items():
-            sinks[index] = RingBuffer(shape=(int(np.prod(shape)),), buffer=steps)
-            _ordered(port, shape, sinks[index].a_in.shape).connect(sinks[index].a_in)
+        for index, port in graph.spikes.items():
+            sinks[index] = RingBuffer(shape=port.shape, buffer=steps)
+            port.connect(sinks[index].a_in)
     config = Loihi2SimCfg(select_tag="fixed_pt")
     history: dict[int, list[NDArray[np.int32]]] = {index: [] for index in graph.plastic}
     # Between runs Lava stands still for a moment: often enough to watch, seldom enough to be cheap.
@@ -180,15 +180,16 @@ def _child(
         seconds += time.perf_counter() - begin
         done += some
         if record:
-            for index, synapses in graph.plastic.items():
-                history[index].append(_integers(synapses.weights))
+            for index in graph.plastic:
+                history[index].append(graph.weights(index))
         if progress is not None:
             Path(progress).write_bytes(bytes(min(done // block.interval, len(labels))))
     result: dict[str, Any] = {"steps": steps, "seconds": seconds}
-    for index, synapses in graph.plastic.items():
-        result[f"learned.{index}"] = _integers(synapses.weights)
+    for index in graph.plastic:
+        result[f"learned.{index}"] = graph.weights(index)
     for index, sink in sinks.items():
-        result[f"spikes.{index}"] = sink.data.get().T.astype(np.uint8)
+        spikes = sink.data.get().reshape(-1, steps)[_from_lava(block.network.shapes[index])]
+        result[f"spikes.{index}"] = spikes.T.astype(np.uint8)
     if record:
         for index, weights in history.items():
             result[f"history.{index}"] = np.stack(weights)
@@ -196,16 +197,20 @@ def _child(
     return result
 
 
-def _integers(variable: Any) -> NDArray[np.int32]:
-    return np.asarray(variable.get(), dtype=np.int32)
+def _to_lava(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Where in our order (C, H, W) each value of an image in Lava's order (W, H, C) stands."""
+    return np.arange(int(np.prod(shape))).reshape(shape).transpose().reshape(-1)
+
+
+def _from_lava(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    return _to_lava(shape[::-1])
 
 
 class _Graph:
-    """The Lava processes of a block, connected.
+    """The Lava processes of a block, connected; every image of theirs is in Lava's order.
 
     source: any process of them, to run all. plastic: the learning synapses, by layer.
-    spikes: the output port of each layer but the last, and the layer's shape.
-    Images travel between convolutions in Lava's order (W, H, C), everywhere else flat in C, H, W.
+    spikes: the output port of each layer but the last.
     """
 
     def __init__(self, block: Block, x: NDArray[Any], labels: NDArray[Any], seed: int) -> None:
@@ -215,11 +220,12 @@ class _Graph:
 
         network, rule = block.network, block.rule
         last = len(network.layers) - 1
-        flat = x.reshape(*x.shape[:2], -1)
-        flat = np.broadcast_to(flat, (network.time_steps, *flat.shape[1:]))
-        self.source = SampleSource(payloads=flat, gap=rule.gap)
+        x = x.transpose(0, 1, *reversed(range(2, x.ndim)))
+        x = np.broadcast_to(x, (network.time_steps, *x.shape[1:]))
+        self.source = SampleSource(payloads=x, gap=rule.gap)
         self.plastic: dict[int, Any] = {}
-        self.spikes: dict[int, tuple[Any, tuple[int, ...]]] = {}
+        self.spikes: dict[int, Any] = {}
+        self._shapes = (network.input_shape, *network.shapes)
         error = LocalError(
             classes=network.classes,
             labels=labels,
@@ -230,10 +236,11 @@ class _Graph:
             leak=rule.leak,
             readout_shift=block.readout_shift,
         )
-        port, shape, graded = self.source.s_out, network.input_shape, not network.encoding.binary
+        port, graded = self.source.s_out, not network.encoding.binary
         for index, layer in enumerate(network.layers):
+            shape = self._shapes[index]
             if index in block.plastic:
-                synapses = self.plastic[index] = _plastic(block, index, graded, seed)
+                synapses = self.plastic[index] = _plastic(block, index, shape, graded, seed)
             else:
                 synapses = _fixed(layer.synapse, shape, graded)
             if index == last:
@@ -259,25 +266,22 @@ class _Graph:
                 neurons.s_out_y2.connect(synapses.s_in_y2)
                 neurons.s_out_y3.connect(synapses.s_in_y3)
             if synapses is None:
-                _ordered(port, shape, neurons.a_in.shape).connect(neurons.a_in)
+                port.connect(neurons.a_in)
             else:
-                _ordered(port, shape, synapses.s_in.shape).connect(synapses.s_in)
+                fits = port.shape == synapses.s_in.shape
+                (port if fits else port.flatten()).connect(synapses.s_in)
                 synapses.a_out.connect(neurons.a_in)
             if index < last:
-                port, shape, graded = neurons.s_out, network.shapes[index], False
-                self.spikes[index] = port, shape
+                port = self.spikes[index] = neurons.s_out
+                graded = False
+
+    def weights(self, index: int) -> NDArray[np.int32]:
+        """The mantissas of a plastic layer as they are now, in our order."""
+        values = np.asarray(self.plastic[index].weights.get(), dtype=np.int32)
+        return values[:, _from_lava(self._shapes[index])]
 
 
-def _ordered(port: Any, shape: tuple[int, ...], wanted: tuple[int, ...]) -> Any:
-    """``port`` of neurons ``shape`` (C, H, W), in the order of the port it goes to."""
-    if port.shape == wanted:
-        return port
-    if len(wanted) == 3:  # flat C, H, W to W, H, C
-        return port.reshape(shape).transpose((2, 1, 0))
-    return port.transpose((2, 1, 0)).flatten()
-
-
-def _plastic(block: Block, index: int, graded: bool, seed: int) -> Any:
+def _plastic(block: Block, index: int, shape: tuple[int, ...], graded: bool, seed: int) -> Any:
     from lava.magma.core.learning.constants import GradedSpikeCfg
     from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 
@@ -286,7 +290,7 @@ def _plastic(block: Block, index: int, graded: bool, seed: int) -> Any:
     rule, rate = block.rule, block.rates[index]
     readout = index == len(block.network.layers) - 1
     return EightBitDense(
-        weights=block.plastic[index].values,
+        weights=block.plastic[index].values[:, _to_lava(shape)],
         weight_exp=block.plastic[index].exponent,
         num_message_bits=8 if graded else 0,
         learning_rule=Loihi3FLearningRule(
@@ -305,9 +309,10 @@ def _fixed(synapse: Any, shape: tuple[int, ...], graded: bool) -> Any:
     if isinstance(synapse, Inject):
         return None
     if isinstance(synapse, Dense):
-        return _dense(synapse.weight, graded)
+        return _dense(synapse.weight[:, _to_lava(shape)], graded)
     return LavaConv(
-        weight=synapse.weight.transpose(0, 3, 2, 1),
+        # Lava's Conv is a convolution, ours (as torch's) a correlation: its kernel runs backwards.
+        weight=synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1).copy(),
         input_shape=shape[::-1],
         padding=synapse.paddings[::-1],
         stride=synapse.strides[::-1],
@@ -333,8 +338,7 @@ def _neuron(layer: Layer, shape: tuple[int, ...]) -> dict[str, Any]:
     bias = np.asarray(neuron.bias)
     if bias.ndim == 1 and len(shape) == 3:
         bias = bias[:, None, None]
-    bias = np.broadcast_to(bias, shape)
-    bias = bias.transpose() if isinstance(layer.synapse, Conv) else bias.reshape(-1)
+    bias = np.broadcast_to(bias, shape).transpose()
     return {
         "shape": bias.shape,
         "du": neuron.du - 1,  # Lava's LIF adds it again
