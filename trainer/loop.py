@@ -115,6 +115,7 @@ def train(
     folder = Path(out_dir)
     _check_data(dataset)
     device = _device(config.device)
+    train_rule = rule(config.rule, detach_reset=config.detach_reset)
     network = build_network(config, dataset)
     run = _Run(config, dataset, network, folder)
     with exact():
@@ -125,7 +126,6 @@ def train(
             run.begin()
         network.to(device)
         run.optimizer = run.new_optimizer()
-        train_rule = rule(config.rule, detach_reset=config.detach_reset)
         for epoch in range(run.epoch + 1, config.epochs + 1):
             metrics = run.train_epoch(epoch, train_rule)
             run.save(metrics)
@@ -285,7 +285,8 @@ class _Run:
             self.epoch, self.history = int(state["epoch"]), list(state["history"])
             self.scales = dict(state["scales"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise TrainError(f"{path} is not a checkpoint of this model: {error}") from None
+            reason = " ".join(str(error).split())
+            raise TrainError(f"{path} is not a checkpoint of this model: {reason}") from None
 
     def save(self, metrics: Metrics) -> None:
         """After an epoch: checkpoint and metrics."""
