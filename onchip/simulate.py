@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -52,7 +53,7 @@ def simulate(
 
     deadline: seconds, the start of Lava included, after which the child is ended.
     seed: of the random numbers with which Lava rounds the traces.
-    record: keep weights and spikes of every step; each step is then a run of its own: slow.
+    record: keep weights and spikes of every step; for small blocks.
     on_progress: called with the samples learned and their number.
     """
     # A static input is sent to the child once, not T times.
@@ -84,7 +85,7 @@ def simulate(
 
 @contextmanager
 def _progress(samples: int, report: Progress | None) -> Iterator[str | None]:
-    """A file to which the child adds a byte for each sample, and a thread that watches it grow."""
+    """A file that the child makes a byte longer for each sample, and a thread that watches it."""
     if report is None:
         yield None
         return
@@ -162,37 +163,32 @@ def _child(
     from lava.proc.io.sink import RingBuffer
 
     block: Block = _unpack(plan, arrays)
-    graph = _Graph(block, np.asarray(x), np.asarray(labels), seed)
     steps, done, seconds = block.steps(len(labels)), 0, 0.0
+    graph = _Graph(block, np.asarray(x), np.asarray(labels), seed, steps if record else 0)
     sinks = {}
     if record:
         for index, port in graph.spikes.items():
             sinks[index] = RingBuffer(shape=port.shape, buffer=steps)
             port.connect(sinks[index].a_in)
     config = Loihi2SimCfg(select_tag="fixed_pt")
-    history: dict[int, list[NDArray[np.int32]]] = {index: [] for index in graph.plastic}
     # Between runs Lava stands still for a moment: often enough to watch, seldom enough to be cheap.
-    at_once = 1 if record else block.interval * max(1, len(labels) // 50)
+    at_once = block.interval * max(1, len(labels) // 50)
     while done < steps:
         some = min(at_once, steps - done)
         begin = time.perf_counter()
         graph.source.run(condition=RunSteps(num_steps=some), run_cfg=config)
         seconds += time.perf_counter() - begin
         done += some
-        if record:
-            for index in graph.plastic:
-                history[index].append(graph.weights(index))
         if progress is not None:
-            Path(progress).write_bytes(bytes(min(done // block.interval, len(labels))))
+            os.truncate(progress, min(done // block.interval, len(labels)))
     result: dict[str, Any] = {"steps": steps, "seconds": seconds}
     for index in graph.plastic:
-        result[f"learned.{index}"] = graph.weights(index)
+        result[f"learned.{index}"] = graph.read(index, "weights")
+        if record:
+            result[f"history.{index}"] = graph.read(index, "history")
     for index, sink in sinks.items():
         spikes = sink.data.get().reshape(-1, steps)[_from_lava(block.network.shapes[index])]
         result[f"spikes.{index}"] = spikes.T.astype(np.uint8)
-    if record:
-        for index, weights in history.items():
-            result[f"history.{index}"] = np.stack(weights)
     graph.source.stop()
     return result
 
@@ -213,7 +209,9 @@ class _Graph:
     spikes: the output port of each layer but the last.
     """
 
-    def __init__(self, block: Block, x: NDArray[Any], labels: NDArray[Any], seed: int) -> None:
+    def __init__(
+        self, block: Block, x: NDArray[Any], labels: NDArray[Any], seed: int, recorded: int
+    ) -> None:
         from lava.proc.lif.process import LIFReset
 
         from onchip.processes.block import BlockLIF, LocalError, SampleSource
@@ -240,7 +238,9 @@ class _Graph:
         for index, layer in enumerate(network.layers):
             shape = self._shapes[index]
             if index in block.plastic:
-                synapses = self.plastic[index] = _plastic(block, index, shape, graded, seed)
+                synapses = self.plastic[index] = _plastic(
+                    block, index, shape, graded, seed, recorded
+                )
             else:
                 synapses = _fixed(layer.synapse, shape, graded)
             if index == last:
@@ -275,13 +275,15 @@ class _Graph:
                 port = self.spikes[index] = neurons.s_out
                 graded = False
 
-    def weights(self, index: int) -> NDArray[np.int32]:
-        """The mantissas of a plastic layer as they are now, in our order."""
-        values = np.asarray(self.plastic[index].weights.get(), dtype=np.int32)
-        return values[:, _from_lava(self._shapes[index])]
+    def read(self, index: int, variable: str) -> NDArray[np.int32]:
+        """A plastic layer's mantissas, its ``weights`` or their ``history``, in our order."""
+        values = np.asarray(getattr(self.plastic[index], variable).get(), dtype=np.int32)
+        return values[..., _from_lava(self._shapes[index])]
 
 
-def _plastic(block: Block, index: int, shape: tuple[int, ...], graded: bool, seed: int) -> Any:
+def _plastic(
+    block: Block, index: int, shape: tuple[int, ...], graded: bool, seed: int, recorded: int
+) -> Any:
     from lava.magma.core.learning.constants import GradedSpikeCfg
     from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 
@@ -290,6 +292,7 @@ def _plastic(block: Block, index: int, shape: tuple[int, ...], graded: bool, see
     rule, rate = block.rule, block.rates[index]
     readout = index == len(block.network.layers) - 1
     return EightBitDense(
+        recorded=recorded,
         weights=block.plastic[index].values[:, _to_lava(shape)],
         weight_exp=block.plastic[index].exponent,
         num_message_bits=8 if graded else 0,

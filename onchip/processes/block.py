@@ -70,11 +70,15 @@ class EightBitDense(LearningDense):
     synapse (and so a netx file) keeps the even ones only. Here they saturate at −128..127, which
     is 8 bits, sign included, at an exponent of −1: every learned weight can be written.
     All other arithmetic is Lava's.
+
+    recorded: of how many first steps ``history`` keeps the weights.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, recorded: int = 0, **kwargs: Any) -> None:
         # num_weight_bits is 9 so that Lava does not cut the odd weights it is given at the start.
         super().__init__(sign_mode=SignMode.MIXED, num_weight_bits=9, **kwargs)
+        # Lava has no empty Vars.
+        self.history = Var(shape=(max(recorded, 1), *kwargs["weights"].shape), init=0)
 
 
 @implements(proc=EightBitDense, protocol=LoihiProtocol)
@@ -84,6 +88,13 @@ class PyEightBitDense(dense_models.PyLearningDenseModelBitApproximate):
     """Lava's fixed-point learning synapse, saturating at eight bits."""
 
     implements_process = None  # the parent's; Lava refuses to overwrite it
+    history: np.ndarray = LavaPyType(np.ndarray, np.int32)
+
+    def run_lrn(self) -> None:
+        """Lava's learning step, remembered."""
+        super().run_lrn()
+        if self.time_step <= len(self.history):
+            self.history[self.time_step - 1] = self.weights
 
     def _saturate_synaptic_variable(self, syn_var_name: str, syn_var_val: Any) -> Any:
         values = super()._saturate_synaptic_variable(syn_var_name, syn_var_val)
