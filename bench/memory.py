@@ -2,10 +2,10 @@
 
     python -m bench.memory [--json] [--device cuda]
 
-``saved_bytes`` is the largest number of bytes that autograd held at one time for a backward pass, as
-counted by ``torch.autograd.graph.saved_tensors_hooks`` (a tensor saved twice counts once); on a GPU
-``device_bytes`` is ``torch.cuda.max_memory_allocated`` over the batch. Ratios are sltt to bptt at the
-same T, measured in the same run.
+``saved_bytes`` is the largest number of bytes that autograd held at one time for a backward pass,
+as counted by ``torch.autograd.graph.saved_tensors_hooks`` (a tensor saved twice counts once); on a
+GPU ``device_bytes`` is ``torch.cuda.max_memory_allocated`` over the batch. Ratios are sltt to bptt
+at the same T, measured in the same run.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def peak_saved_bytes(work: Callable[[], object]) -> int:
 def sample(
     model: str, time_steps: int, batch_size: int, device: str = "cpu"
 ) -> tuple[SpikingNetwork, Tensor, Tensor]:
-    """A calibrated network for 28x28 images, and a batch of rate-coded noise that changes in time."""
+    """A calibrated network for 28x28 images, and a batch of noise that changes in time."""
     generator = torch.Generator().manual_seed(0)
     network = build(model, (1, 28, 28), 10, Encoding("rate", time_steps, (0, 1), 0.0, 1.0))
     shape = (time_steps, batch_size, *network.input_shape)

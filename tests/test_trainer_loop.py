@@ -1,4 +1,4 @@
-"""The loop: it learns, repeats itself, resumes to the same numbers, and refuses in one clear line."""
+"""The loop: it learns, repeats itself, resumes to the same numbers, refuses in one clear line."""
 
 from __future__ import annotations
 
@@ -284,9 +284,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
         ({"device": "abacus"}, "device 'abacus' is unknown"),
     ],
 )
-def test_bad_settings_are_refused(
-    setting: dict[str, object], words: str, tmp_path: Path
-) -> None:
+def test_bad_settings_are_refused(setting: dict[str, object], words: str, tmp_path: Path) -> None:
     with pytest.raises(PumiceError, match=words):
         train(TrainConfig.from_dict({**SMALL.to_dict(), **setting}), few(60), tmp_path / "run")
     assert not (tmp_path / "run").exists()

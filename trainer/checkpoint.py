@@ -26,7 +26,7 @@ class CheckpointError(PumiceError):
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """``data`` into ``path`` all at once: whatever happens, the old file or the new one is there."""
+    """``data`` into ``path`` at once: whatever happens, the old file or the new one is there."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:

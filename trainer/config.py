@@ -106,8 +106,10 @@ class TrainConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(settings) - known):
             raise ConfigError(f"unknown setting {unknown[0]!r}: the settings are {sorted(known)}")
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return cls(**values)
+        plain: dict[str, Any] = dict(settings)
+        if isinstance(plain.get("hidden"), list):
+            plain["hidden"] = tuple(plain["hidden"])
+        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for TOML and JSON."""

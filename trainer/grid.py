@@ -21,8 +21,8 @@ from loihi import formats
 WEIGHT_STEP = 2
 """Of mixed signs, a synapse holds the even numbers: one of its eight bits is the sign."""
 WEIGHT_MAX = 254
-"""±254 rather than −256..254, so that a layer whose weights all turn negative, where the chip stores
-magnitudes of 0..255, is still one that it can hold."""
+"""±254 rather than −256..254, so that a layer whose weights all turn negative, where the chip
+stores magnitudes of 0..255, is still one that it can hold."""
 VTH_MIN = 1
 """A threshold of 0 would make a neuron at rest spike on the slightest input."""
 BIAS_EXP = 6

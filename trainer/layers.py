@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn, Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import loihi
@@ -82,7 +82,7 @@ class Conv(Synapse):
     def __init__(self, shape: Shape, out: int, kernel: int, padding: int = 0) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise ModelError(f"a convolution needs images (C, H, W), the layer before gives {shape}")
+            raise ModelError(f"a convolution needs images (C, H, W), what it gets is {shape}")
         channels, height, width = shape
         self.padding = padding
         self.output_shape = (
@@ -108,7 +108,7 @@ class AvgPool(Synapse):
     def __init__(self, shape: Shape, kernel: int) -> None:
         super().__init__()
         if len(shape) != 3:
-            raise ModelError(f"pooling needs images (C, H, W), the layer before gives {shape}")
+            raise ModelError(f"pooling needs images (C, H, W), what it gets is {shape}")
         channels, height, width = shape
         if min(height, width) < kernel:
             raise ModelError(f"{kernel}x{kernel} pooling does not fit {height}x{width} pixels")

@@ -322,7 +322,7 @@ class _Run:
         shape = "x".join(map(str, self.network.input_shape))
         digest = 0
         for array in (d.x_train, d.y_train):
-            digest = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1), digest)
+            digest = zlib.crc32(np.ascontiguousarray(array).data, digest)
         return {
             "network": f"{shape} → {self.network.description} → {self.network.classes}",
             "config": settings,

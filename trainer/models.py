@@ -16,13 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 import loihi
 from loihi import Encoding, formats
 from trainer import grid
 from trainer.layers import AvgPool, Conv, Dense, Layer, ModelError, Ready, Shape, Synapse
-from trainer.neurons import current, Neurons, REGISTER, State
+from trainer.neurons import REGISTER, Neurons, State, current
 from trainer.surrogates import Surrogate
 
 MODELS = {"mlp": "512-512", "lenet": "8c5-2a-16c5-2a-128"}
@@ -186,7 +186,7 @@ class SpikingNetwork(nn.Module):
         self._shared.gather()
 
     def read(self) -> Tensor:
-        """Scores ``[N, classes]`` after the steps so far: the last membrane, or the spike counts."""
+        """Scores ``[N, classes]`` after the steps so far: the membrane, or the spike counts."""
         assert self._total is not None
         if self.readout == "spikes":
             return self._total.flatten(1)
@@ -305,7 +305,8 @@ def build(
         input_shape = (math.prod(input_shape),)
     on_grid = neuron == "chip"
     peak = max(abs(n) for n in encoding.payload)
-    shape, layers = input_shape, []
+    shape: Shape = input_shape
+    layers: list[Layer] = []
     for token in [*tokens, str(classes)]:
         synapse = _synapse(token, shape)
         last = len(layers) == len(tokens)

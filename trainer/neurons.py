@@ -8,9 +8,9 @@ state is what the neuron had *before its reset*; the reset is part of the next s
     chip     m[t] = clip(⌊α m[t-1] (1 − s[t-1])⌉₀ + i[t])   s[t] = [m[t] > θ]   Lava's LIF
 
 with α the part of the membrane that is kept, θ the threshold, ⌊·⌉₀ rounding towards zero. Between
-α = 1 and 0 lie the chip's decays: α = (4096 − d) / 4096. The chip's m, i and θ are in register units
-(64 a weight unit: the 6 bits by which the chip shifts input and threshold), integers of 24 bits,
-which float32 holds exactly; rounding and clip are straight-through.
+α = 1 and 0 lie the chip's decays: α = (4096 − d) / 4096. The chip's m, i and θ are in register
+units (64 a weight unit: the 6 bits by which the chip shifts input and threshold), integers of 24
+bits, which float32 holds exactly; rounding and clip are straight-through.
 
 Backwards, with δ[t] = ∂E/∂m[t] in total and φ the surrogate's slope::
 
@@ -27,7 +27,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 from loihi import formats
 from trainer import grid
@@ -213,9 +213,7 @@ def step(
     i, before: ``[N, *shape]``; for ``chip`` integers in register units.
     alpha, theta: scalars, the kept part of the membrane and the threshold, in i's unit.
     """
-    after, spikes = _Step.apply(
-        i, before.m, before.s, before.theta, alpha, theta, form, surrogate
-    )
+    after, spikes = _Step.apply(i, before.m, before.s, before.theta, alpha, theta, form, surrogate)
     return after, spikes
 
 
@@ -269,7 +267,8 @@ class Neurons(nn.Module):
     form ``A``, ``B``: ``vth`` is θ, ``dv`` is 4096 (1 − α), ``bias`` is added to the current; real
         numbers all of them.
 
-    vth and dv are learnable; so is du below 4096. At 4096 the current has no memory and du is fixed.
+    vth and dv are learnable; so is du below 4096. At 4096 the current has no memory, and du is
+    fixed.
     """
 
     def __init__(

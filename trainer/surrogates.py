@@ -1,7 +1,7 @@
 """What stands in for the derivative of a spike: φ, a bump around the threshold.
 
-The distance x = (m − θ) / unit is measured in units of the threshold (or of a fixed number), so that
-one width suits membranes of the size 1 and the chip's registers of some thousands alike::
+The distance x = (m − θ) / unit is measured in units of the threshold (or of a fixed number), so
+that one width suits membranes of the size 1 and the chip's registers of some thousands alike::
 
     ds/dm = φ(x) / unit          ds/dθ = −φ(x) / unit
 
@@ -66,7 +66,8 @@ class Surrogate:
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
-            raise PumiceError(f"surrogate {self.shape!r} is unknown: use one of {', '.join(SHAPES)}")
+            known = ", ".join(SHAPES)
+            raise PumiceError(f"surrogate {self.shape!r} is unknown: use one of {known}")
         if self.width is None:
             object.__setattr__(self, "width", WIDTHS[self.shape])
         assert self.width is not None

@@ -10,8 +10,8 @@ at the membrane u, φ = ∂s/∂u the surrogate, and ε the sensitivity of Eq 8:
     δ^l[t] = (W^{l+1}ᵀ δ^{l+1}[t]) ⊙ φ^l[t] + ε^l[t] ⊙ δ^l[t+1]
     ε^l[t] = ∂u[t+1]/∂u[t] + ∂u[t+1]/∂s[t] · φ[t]            ∇W^l = Σ_t δ^l[t] s^{l−1}[t]ᵀ
 
-``detach_reset`` leaves out the second term of ε: the reset is no path for the gradient. Memory grows
-in proportion to T.
+``detach_reset`` leaves out the second term of ε: the reset is no path for the gradient. Memory
+grows in proportion to T.
 """
 
 from __future__ import annotations

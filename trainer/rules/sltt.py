@@ -7,9 +7,9 @@ v = sg(u[t−1] (1 − s[t−1]))), so that the temporal parts of BPTT's Eqs 9 a
     e_u^L[t] = ∂L/∂s^L[t] φ^L[t],   e_u^l[t] = e_u^{l+1}[t] W^{l+1} φ^l[t]      Eq 13
     L = 1/T Σ_t ℓ(o[t], y)                                                      Eq 14
 
-Each step's loss, divided by T, is backpropagated at that step and the step's graph freed: memory does
-not depend on T. Threshold and leak learn by the same detached graph: ∂E/∂θ = −Σ_t φ[t] ∂E/∂s[t],
-∂E/∂α = Σ_t e_u[t] v.
+Each step's loss, divided by T, is backpropagated at that step and the step's graph freed: memory
+does not depend on T. Threshold and leak learn by the same detached graph:
+∂E/∂θ = −Σ_t φ[t] ∂E/∂s[t], ∂E/∂α = Σ_t e_u[t] v.
 """
 
 from __future__ import annotations
