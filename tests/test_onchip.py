@@ -137,7 +137,7 @@ def brute_force(block, x, labels, steps, seed, graded=False):
 
 def assert_equal_at_every_step(network, x, labels, mode, rule=RULE, graded=False):
     block = blocks.build(network, x, mode, rule)
-    outcome = simulate(block, x, labels, seed=5, record=True, deadline=100)
+    outcome = simulate(block, x, labels, seed=5, record=True, deadline=250)
     expected, spikes = brute_force(block, x, labels, outcome.steps, 5, graded)
     assert outcome.steps == block.steps(len(labels))
     assert set(outcome.history) == set(block.plastic)
@@ -224,7 +224,7 @@ def test_a_front_spikes_as_the_reference_with_phased_resets(mode):
     x = np.random.default_rng(1).integers(-2, 4, (6, 4, 2, 4, 9))
     block = blocks.build(network, x, mode, Rule(gap=4))
     block = replace(block, window=0)
-    outcome = simulate(block, x, np.array([0, 1, 2, 0]), deadline=100, record=True)
+    outcome = simulate(block, x, np.array([0, 1, 2, 0]), deadline=250, record=True)
     stream = hardware_input(x, 4, outcome.steps - 40)
     expected = reference.stream(network, stream, reset_interval=10)
     assert set(outcome.spikes) == {0, 1, 2}
@@ -232,12 +232,8 @@ def test_a_front_spikes_as_the_reference_with_phased_resets(mode):
         wanted = expected.spikes[index].reshape(len(stream), -1)
         np.testing.assert_array_equal(spikes, wanted, err_msg=network.names[index])
         assert 0.02 < spikes.mean() < 0.98
-    changed = (
-        (outcome.history[3] != network.layers[3].synapse.weight).any()
-        if mode == "hidden"
-        else False
-    )
-    assert not changed
+    if mode == "hidden":
+        assert (outcome.history[2] == network.layers[2].synapse.weight).all()
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +256,7 @@ class TestLearn:
         network = blocks.random_network(64, 60, 10, encoding)
         seen = []
         result = learn(
-            network, x, y, mode=mode, deadline=200, on_progress=lambda done, of: seen.append(done)
+            network, x, y, mode=mode, deadline=250, on_progress=lambda done, of: seen.append(done)
         )
         assert accuracy(network, x_test, y_test) < 0.25
         assert accuracy(result.network, x_test, y_test) > least
