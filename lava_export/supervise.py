@@ -229,10 +229,10 @@ class _Child:
         """
         kind, error, _ = sys.exc_info()
         text = traceback.format_exc()
-        line = "".join(traceback.format_exception_only(kind, error)).strip().splitlines()[-1]
-        if isinstance(error, PumiceError):
-            line = str(error)  # it is one clear line already
-        self._write_error(line, text)
+        # A clear line stays as it is; the last of other errors begins with their kind.
+        clear = isinstance(error, PumiceError)
+        said = [str(error)] if clear else traceback.format_exception_only(kind, error)
+        self._write_error(" ".join("".join(said).split()), text)
         if os.getpid() != self.pid:
             os.write(self.alarm, b"!")
 

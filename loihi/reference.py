@@ -90,9 +90,9 @@ def scores(network: Network, trace: Trace) -> NDArray[np.int64]:
     """What the readout says of each sample, ``[N, classes]``; needs the state that it reads."""
     if network.readout == "spikes":
         counts = trace.spikes[-1].sum(axis=0, dtype=np.int64)
-        return counts.reshape(len(counts), -1)
+        return counts.reshape(len(counts), network.classes)
     last = trace.v[-1][-1].astype(np.int64)
-    return last.reshape(len(last), -1)
+    return last.reshape(len(last), network.classes)
 
 
 def predict(network: Network, x: NDArray[Any]) -> NDArray[np.int64]:
