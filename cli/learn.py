@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import networks
 from cli.networks import Data
 from cli.output import Json, Result, log, progress, table
+
+if TYPE_CHECKING:
+    from loihi import Network
+    from onchip.learn import LearnResult
+    from trainer.data import Dataset
 
 EXAMPLE = "pumice learn model.net --data digits --mode readout --samples 400 --out learned.net"
 
@@ -50,7 +55,6 @@ def run(
     The learned weights go back into the network and its file; accuracy is that of all test samples.
     """
     from lava_export import netx
-    from onchip.learn import accuracy, learn
     from trainer.data import load
 
     dataset = load(data)
@@ -58,22 +62,9 @@ def run(
         network = networks.random(dataset, hidden, time_steps, seed)
     else:
         network = networks.read(model, dataset)
-    x, labels = networks.some(dataset, "train", samples)
-    test = network.encoding.encode(dataset.x_test)
-    before = accuracy(network, test, dataset.y_test)
-    log(f"accuracy before: {before:.2%}; learning {len(x) * epochs} samples in Lava ...")
-    with progress("samples", len(x) * epochs) as advance:
-        learned = learn(
-            network,
-            network.encoding.encode(x),
-            labels,
-            mode=mode.value,
-            epochs=epochs,
-            seed=seed,
-            deadline=deadline,
-            on_progress=lambda done, _: advance(done),
-        )
-    after = accuracy(learned.network, test, dataset.y_test)
+    before, learned, after = teach(
+        network, dataset, mode, samples, epochs=epochs, seed=seed, deadline=deadline
+    )
     netx.write(learned.network, out)
     answer = {
         "accuracy_before": before,
@@ -92,3 +83,27 @@ def run(
         ("written", str(out)),
     ]
     return Result(answer, table(rows))
+
+
+def teach(
+    network: Network, dataset: Dataset, mode: Mode, samples: int | None, **options: Any
+) -> tuple[float, LearnResult, float]:
+    """Learn the first ``samples`` in Lava: test accuracy before, what was learned, and after."""
+    from onchip.learn import accuracy, learn
+
+    x, labels = networks.some(dataset, "train", samples)
+    test = network.encoding.encode(dataset.x_test)
+    before = accuracy(network, test, dataset.y_test)
+    payloads = network.encoding.encode(x)
+    total = len(x) * options.get("epochs", 1)
+    log(f"learning {total} samples in Lava; {before:.2%} of the test samples are right so far ...")
+    with progress("samples", total) as advance:
+        learned = learn(
+            network,
+            payloads,
+            labels,
+            mode=mode.value,
+            on_progress=lambda done, _: advance(done),
+            **options,
+        )
+    return before, learned, accuracy(learned.network, test, dataset.y_test)

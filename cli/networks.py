@@ -56,12 +56,17 @@ class Evaluation:
     seconds: float
 
     @property
+    def correct(self) -> int:
+        """How many are right."""
+        return int((self.predictions == self.labels).sum())
+
+    @property
     def data(self) -> dict[str, Any]:
         """For JSON."""
-        correct, samples = int((self.predictions == self.labels).sum()), len(self.labels)
+        samples = len(self.labels)
         return {
-            "accuracy": correct / samples,
-            "correct": correct,
+            "accuracy": self.correct / samples,
+            "correct": self.correct,
             "samples": samples,
             "samples_per_second": samples / self.seconds,
         }
@@ -94,9 +99,17 @@ def fit(network: Network, dataset: Dataset) -> Network:
     return replace(network, encoding=encoding)
 
 
-def some(
-    dataset: Dataset, split: str, samples: int | None
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def random(dataset: Dataset, hidden: int, time_steps: int, seed: int) -> Network:
+    """An untrained network for ``dataset``, fed by its values as spike rates."""
+    from loihi import Encoding
+    from onchip.block import random_network
+
+    inputs = prod(dataset.sample_shape())
+    encoding = Encoding("rate", time_steps, low=dataset.low, high=dataset.high)
+    return random_network(inputs, hidden, dataset.classes, encoding, seed=seed)
+
+
+def some(dataset: Dataset, split: str, samples: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
     """The first ``samples`` of a split, all if None, and their labels."""
     x, y = dataset.split(split)
     if samples is None:
@@ -122,6 +135,13 @@ def evaluate(
         decide(predict(network.encoding.encode(x[i : i + batch]))) for i in range(0, len(x), batch)
     ]
     return Evaluation(np.concatenate(answers), labels, time.perf_counter() - begin)
+
+
+def correct(scores: NDArray[Any], labels: NDArray[Any]) -> int:
+    """How many of scores ``[N, classes]`` say what the labels say."""
+    from loihi import decide
+
+    return int((decide(scores) == labels).sum())
 
 
 def _predictor(
