@@ -21,15 +21,16 @@ def draw(network: Network, trace: Trace, image: NDArray[Any], label: int, title:
     image: ``(H, W)``. label: its class.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
     hidden = [i for i, layer in enumerate(network.layers) if layer.neuron.vth is not None]
     steps = range(1, network.time_steps + 1)
-    figure = Figure(figsize=(9, 2 + 1.9 * len(hidden)), layout="constrained")
+    figure = Figure(figsize=(9, 2.2 + 2.6 * len(hidden)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, color=INK)
     grid = figure.add_gridspec(
-        len(hidden) + 1, 2, width_ratios=(1, 3), height_ratios=[*[1.2] * len(hidden), 1.4]
+        len(hidden) + 1, 2, width_ratios=(1, 3), height_ratios=[*[2.6] * len(hidden), 2.2]
     )
     picture = figure.add_subplot(grid[0, 0])
     picture.imshow(image, cmap="gray_r", interpolation="nearest")
@@ -39,9 +40,19 @@ def draw(network: Network, trace: Trace, image: NDArray[Any], label: int, title:
     for row, index in enumerate(hidden):
         spikes = trace.spikes[index][:, 0].reshape(network.time_steps, -1)
         axes = figure.add_subplot(grid[row, 1])
-        when, which = spikes.nonzero()
-        axes.scatter(when + 1, which, s=9, marker="|", linewidths=1.1, color=INK)
-        axes.set_ylim(-1, spikes.shape[1])
+        neurons = spikes.shape[1]
+        axes.imshow(
+            spikes.T,
+            cmap=ListedColormap(["white", INK]),
+            vmin=0,
+            vmax=1,
+            aspect="auto",
+            origin="lower",
+            interpolation="nearest",
+            extent=(0.5, network.time_steps + 0.5, -0.5, neurons - 0.5),
+        )
+        for step in steps:  # a gap between steps
+            axes.axvline(step + 0.5, color="white", linewidth=6)
         axes.set_ylabel("neuron")
         axes.set_title(
             f"layer {network.names[index]}: {int(spikes.sum())} spikes",
@@ -83,8 +94,6 @@ def _steps(axes: Any, steps: range, labelled: bool) -> None:
     axes.set_xlim(0.5, len(steps) + 0.5)
     axes.set_xticks(steps if len(steps) <= 32 else steps[:: len(steps) // 16])
     axes.tick_params(labelbottom=labelled, labelsize=8)
-    axes.grid(axis="x", color=FAINT, linewidth=0.4)
-    axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     if labelled:
