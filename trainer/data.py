@@ -219,9 +219,10 @@ def read_idx(content: bytes, source: str | Path) -> NDArray[np.uint8]:
 
 def _npz(path: Path) -> Dataset:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path} holds a single array, not the four of an .npz file")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(f"{path} holds a single array, not the four of an .npz file")
+        with file:
             if missing := [key for key in _KEYS if key not in file.files]:
                 raise DataError(
                     f"{path} lacks {', '.join(missing)}: it must hold {', '.join(_KEYS)}"
