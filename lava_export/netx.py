@@ -48,6 +48,8 @@ NEVER = 1 << 17
 TIME_STEPS = 16
 """T of a file that does not say (``simulation/tSample``)."""
 INPUT_WEIGHT, INPUT_BIAS = 64, 0  # netx's defaults for an input layer
+CONV_MAX = 127
+"""Lava keeps a convolution's kernel size, stride, padding, dilation and groups as int8."""
 _BIAS_EXP = 6  # the only one netx knows
 _INT = 2**31 - 1
 
@@ -154,7 +156,21 @@ def _write_dense(group: h5py.Group, synapse: Dense) -> None:
         group["delay"] = synapse.delay
 
 
+def _check_conv(synapse: Conv) -> None:
+    """A :class:`NetxError` where Lava would turn a number into another."""
+    for name, value in (
+        ("kernelSize", max(synapse.weight.shape[2:])),
+        ("stride", max(synapse.strides)),
+        ("padding", max(synapse.paddings)),
+        ("dilation", max(synapse.dilations)),
+        ("groups", synapse.groups),
+    ):
+        if value > CONV_MAX:
+            raise NetxError(f"{name} is {value}: Lava keeps it in 8 bits, {CONV_MAX} at most")
+
+
 def _write_conv(group: h5py.Group, synapse: Conv) -> None:
+    _check_conv(synapse)
     out, per_group, *kernel = synapse.weight.shape
     group["weight"] = synapse.weight
     group["outChannels"], group["inChannels"] = out, per_group * synapse.groups
@@ -419,6 +435,10 @@ class _Reader:
             dilation=_pair(place, "dilation", 1),
             groups=place.integer("groups", 1, 2**15),
         )
+        try:
+            _check_conv(synapse)
+        except PumiceError as error:
+            raise place.error(str(error)) from None
         place.agrees("outChannels", weight.shape[:1])
         place.agrees("inChannels", [weight.shape[1] * synapse.groups])
         place.agrees("kernelSize", weight.shape[2:])

@@ -1,7 +1,7 @@
 """Makes the installed Lava wheels importable, and says what to do where they are absent.
 
 lava-nc 0.10.0 and lava-dl 0.6.0 declare Python 3.10 and numpy 1; their repositories are archived,
-so nothing newer will come. Installed past those pins, four things stop them on a current Python,
+so nothing newer will come. Installed past those pins, five things stop them on a current Python,
 and each is put right here while the module is imported, never in the wheel's files:
 
 - ``lava.magma.compiler.var_model`` has dataclass fields whose defaults are dataclass instances.
@@ -12,6 +12,8 @@ and each is put right here while the module is imported, never in the wheel's fi
   it with shape (1,), which numpy 2 refuses. Such a value is handed over without its axis.
 - ``lava.magma.core.process.ports.ports`` calls ``np.reshape(newshape=...)`` where a network
   flattens an image. numpy 2.1 renamed that argument and 2.4 dropped the old name; it is renamed.
+- ``lava.proc.conv`` keeps padding and the like as int8, in which numpy 2 also computes: an image
+  of more than 127 rows or columns overflows. They are handed over as Python's integers.
 
 On Python 3.10 with the official pins none of these applies, and ``install()`` changes nothing.
 
@@ -49,6 +51,7 @@ _SLAYER = "lava.lib.dl.slayer"
 _OBJECT_DETECTION = f"{_SLAYER}.object_detection"
 _VAR_MODEL = "lava.magma.compiler.var_model"
 _NETX_UTILS = "lava.lib.dl.netx.utils"
+_CONV_UTILS = "lava.proc.conv.utils"
 _PORTS = "lava.magma.core.process.ports.ports"
 _RF = f"{_SLAYER}.neuron.rf"
 #: The file of netx that imports torch; Lava runs it under this bare name as well.
@@ -175,6 +178,8 @@ class _LavaFinder(MetaPathFinder):
             return _found_with(_VarModelLoader, fullname, path)
         if fullname == _NETX_UTILS and _numpy_2():
             return _found_with(_NetDictLoader, fullname, path)
+        if fullname == _CONV_UTILS and _numpy_2():
+            return _found_with(_ConvLoader, fullname, path)
         if fullname == _PORTS and _numpy_2(minor=1):
             return _found_with(_PortsLoader, fullname, path)
         if self.netx_only:
@@ -362,3 +367,19 @@ class _NetDictLoader(SourceFileLoader):
             return value
 
         net_dict.__getitem__ = getitem
+
+
+class _ConvLoader(SourceFileLoader):
+    """conv.utils, whose `conv` gets Python integers: numpy 2 adds 200 to an int8 in 8 bits."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        original = getattr(module, "conv", None)
+        if original is None:
+            raise _unexpected(self.path, "no function conv was found")
+
+        def conv(input_: Any, weight: Any, *geometry: Any) -> Any:
+            *pairs, groups = geometry
+            return original(input_, weight, *(tuple(map(int, p)) for p in pairs), int(groups))
+
+        module.conv = conv  # type: ignore[attr-defined]
