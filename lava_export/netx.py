@@ -158,6 +158,7 @@ def _write_dense(group: h5py.Group, synapse: Dense) -> None:
 
 def _check_conv(synapse: Conv) -> None:
     """A :class:`NetxError` where Lava would turn a number into another."""
+    formats.weight_format(synapse.weight)
     for name, value in (
         ("kernelSize", max(synapse.weight.shape[2:])),
         ("stride", max(synapse.strides)),
@@ -221,11 +222,13 @@ def read(path: str | Path) -> Network:
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise NetxError("no such file")
         with path.open("rb") as raw:
-            if not raw.read(1):
-                raise NetxError("the file is empty")
+            start = raw.read(1)
+    except OSError as error:
+        raise NetxError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        if not start:
+            raise NetxError("the file is empty")
         if not h5py.is_hdf5(path):
             raise NetxError("not a netx file: it is not HDF5")
         with h5py.File(path, "r") as file:
@@ -299,7 +302,12 @@ def _read(file: h5py.File) -> Network:
     for index in range(len(layers)):
         if not isinstance(layers[str(index)], h5py.Group):
             raise NetxError(f"layer/{index} is not a group")
-        reader.add(_Place(layers[str(index)], f"layer/{index}"))
+        place = _Place(layers[str(index)], f"layer/{index}")
+        try:
+            reader.add(place)
+        except PumiceError as error:
+            text = str(error)
+            raise NetxError(text) if text.startswith(place.name) else place.error(text) from None
     if not reader.layers or reader.input_shape is None:
         raise NetxError("no layer in it has neurons")
     encoding = reader.encoding
@@ -367,13 +375,8 @@ class _Reader:
                 why = "(recurrent) is not supported yet"
             raise place.error(f"type {kind!r} {why}")
 
-    def _append(self, place: _Place, synapse: Inject | Dense | Conv, neuron: Neuron) -> None:
-        try:
-            if not isinstance(synapse, Inject):
-                formats.weight_format(synapse.weight)
-            self.shape = synapse.output_shape(self.shape)
-        except PumiceError as error:
-            raise place.error(str(error)) from None
+    def _append(self, synapse: Inject | Dense | Conv, neuron: Neuron) -> None:
+        self.shape = synapse.output_shape(self.shape)
         self.layers.append(Layer(synapse, neuron))
 
     def _input(self, place: _Place) -> None:
@@ -385,11 +388,8 @@ class _Reader:
         weight = place.integer("weight", 1, 255, INPUT_WEIGHT)
         bias = place.integer("bias", -255, 255, INPUT_BIAS)
         steps = self.encoding.time_steps
-        try:
-            self.encoding = Encoding("graded", steps, (bias - weight, bias + weight))
-        except PumiceError as error:
-            raise place.error(f"weight {weight} and bias {bias}: {error}") from None
-        self._append(place, Inject(), _neuron(place, self.shape))
+        self.encoding = Encoding("graded", steps, (bias - weight, bias + weight))
+        self._append(Inject(), _neuron(place, self.shape))
 
     def _flatten(self, place: _Place) -> None:
         self.shape = (int(np.prod(self.shape)),) if self.shape else ()
@@ -403,16 +403,13 @@ class _Reader:
             raise place.error(f"weight has shape {list(weight.shape)}, shape says {out} neurons")
         place.agrees("outFeatures", [out])
         place.agrees("inFeatures", weight.shape[1:])
-        try:
-            _check_dense(weight)
-        except PumiceError as error:
-            raise place.error(str(error)) from None
+        _check_dense(weight)
         if self.input_shape is None:
             self.input_shape = self.shape = weight.shape[1:]
         elif self.layers and len(self.shape) == 3:
             raise place.error("a flatten layer is needed between an image and a dense layer")
         neuron = _neuron(place, (out,)) if "neuron" in place else _integrator(place, (out,))
-        self._append(place, Dense(weight, _delay(place, weight)), neuron)
+        self._append(Dense(weight, _delay(place, weight)), neuron)
 
     def _conv(self, place: _Place) -> None:
         if self.input_shape is None:
@@ -435,15 +432,12 @@ class _Reader:
             dilation=_pair(place, "dilation", 1),
             groups=place.integer("groups", 1, 2**15),
         )
-        try:
-            _check_conv(synapse)
-        except PumiceError as error:
-            raise place.error(str(error)) from None
+        _check_conv(synapse)
         place.agrees("outChannels", weight.shape[:1])
         place.agrees("inChannels", [weight.shape[1] * synapse.groups])
         place.agrees("kernelSize", weight.shape[2:])
         said = place.shape()
-        self._append(place, synapse, INTEGRATOR)
+        self._append(synapse, INTEGRATOR)
         if said != self.shape:
             raise place.error(
                 f"shape is {list(said)}, its weight and input give {list(self.shape)}"
@@ -552,11 +546,11 @@ def _check_dense(weight: NDArray[Any]) -> None:
     """A :class:`NetxError` where Lava would not use the weights that are stored."""
     formats.weight_format(weight)
     mantissa, exponent = lava_weight(weight)
-    used = mantissa >> -exponent if exponent <= 0 else mantissa << exponent
+    used = mantissa * 2.0**exponent
     if (used != weight).any():
         row, column = np.argwhere(used != weight)[0]
         raise NetxError(
             f"weight[{row}, {column}] is {weight[row, column]}, and Lava would compute with "
-            f"{used[row, column]}: netx and Lava disagree on a matrix of weights <= 0 that "
+            f"{used[row, column]:g}: netx and Lava disagree on a matrix of weights <= 0 that "
             "holds zeros; make its largest magnitude smaller, or one weight positive"
         )
