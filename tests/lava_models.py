@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from loihi import Conv, Dense, Inject, Network, lava_compat
+from loihi import Conv, Dense, Inject, Network, Neuron, lava_compat
 from loihi.formats import weight_format
 from loihi.network import Shape
 from loihi.reference import Trace
@@ -79,6 +79,22 @@ def stream(network: Network, x: np.ndarray, interval: int) -> Trace:
     return Trace(*([np.stack(rows) for rows in state] for state in (spikes, u, v)))
 
 
+def step_neuron(
+    neuron: Neuron, a: np.ndarray, u: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """u, v and spikes after one step of Lava's LIFReset (not in its reset) from any state."""
+    lava_compat.install(netx_only=True)
+    from lava.proc.lif.models import PyLifResetModelBitAcc
+
+    a_in, s_out = Wire(np.int32), Wire(np.int32)
+    model = _build(PyLifResetModelBitAcc, _lif(neuron, a.shape, 9, 0), a_in=a_in, s_out=s_out)
+    model.u[:], model.v[:] = u, v
+    model.time_step = 1
+    a_in.send(a)
+    model.run_spk()
+    return model.u, model.v, s_out.recv()
+
+
 def _turned(image: np.ndarray) -> np.ndarray:
     return image.transpose(2, 1, 0) if image.ndim == 3 else image
 
@@ -116,7 +132,7 @@ def _conv(synapse: Conv, shape: Shape, graded: bool) -> Any:
     )
 
 
-def _lif(neuron: Any, shape: Shape, interval: int, offset: int) -> Any:
+def _lif(neuron: Neuron, shape: Shape, interval: int, offset: int) -> Any:
     from lava.proc.lif.process import LIFReset
 
     bias = np.asarray(neuron.bias)
