@@ -7,7 +7,7 @@ comes before stays as it is and runs in front. B is W2's transpose as it was at 
 stays so. With s the presynaptic spikes, x a trace of them, r the readout, and one-hot labels::
 
     x1 = decay(x1, τ) + impulse · s         7 bits, unsigned
-    e  = amplitude · onehot − (r >> readout_shift)
+    e  = amplitude · onehot − (r >> readout_shift)        halved a few times towards the end
     g  = (B e >> error_shift) · 1[|v − θ| < window]
     ΔW1 = 2^rate · g ⊗ x1     (mode "hidden")       ΔW2 = 2^rate · e ⊗ x1     (mode "readout")
 
@@ -47,6 +47,8 @@ class Rule:
     gap: silent steps after each sample, in which the last errors arrive and the traces fade.
     amplitude: what the readout of the labelled class should reach; 1..127, the others 0.
     leak: decay of the readout in LocalError, 0..4096; 0 sums up the sample, as the network does.
+    halvings: how often the error is halved towards the end: with 1/2, 1/4, 1/8, … of the samples
+        left. A rate that stays large lets the last samples undo what the others taught.
     window: half width of the surrogate's box, in thresholds.
     tau, impulse: of the presynaptic trace: its decay in steps, and what a spike adds (1..127).
         Graded input has no impulse: the trace takes half the payload.
@@ -56,12 +58,13 @@ class Rule:
     gap: int = 8
     amplitude: int = 90
     leak: int = 128
+    halvings: int = 3
     window: float = 1.5
     hidden_tau: int = 2
     hidden_impulse: int = 32
     hidden_rate: int = -7
     readout_tau: int = 1
-    readout_impulse: int = 6
+    readout_impulse: int = 12
     readout_rate: int = -7
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class Rule:
             ("gap", LOOP, 2**15),
             ("amplitude", 1, 127),
             ("leak", 0, 4096),
+            ("halvings", 0, 7),
             ("hidden_tau", 1, 2**15),
             ("hidden_impulse", 1, 127),
             ("hidden_rate", -7, 8),

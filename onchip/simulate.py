@@ -233,6 +233,7 @@ class _Graph:
             amplitude=rule.amplitude,
             leak=rule.leak,
             readout_shift=block.readout_shift,
+            halvings=rule.halvings,
         )
         port, graded = self.source.s_out, not network.encoding.binary
         for index, layer in enumerate(network.layers):

@@ -154,7 +154,12 @@ class PyBlockLIF(lif_models.PyLifResetModelBitAcc):
         """The neuron's step, then its third factor."""
         super().run_spk()
         error = self.a_error.recv().astype(np.int64)
-        _send_factor(self, np.sign(error) * (np.abs(error) >> self.error_shift) * self.near)
+        _send_factor(self, _shift(error, self.error_shift) * self.near)
+
+
+def _shift(x: NDArray[Any], bits: int) -> NDArray[Any]:
+    """``x / 2^bits``, rounded towards zero: a third factor must not lean to one side."""
+    return np.sign(x) * (np.abs(x) >> bits)
 
 
 def _send_factor(model: Any, factor: NDArray[Any]) -> None:
@@ -172,9 +177,11 @@ class LocalError(AbstractProcess):
     ::
 
         r = decay(r, leak) + a                            0 before a sample's first step
-        e = clip(amplitude · onehot − clip(r >> readout_shift, ±127), ±127)
+        d = clip(amplitude · onehot − clip(r >> readout_shift, ±127), ±127)
+        e = sgn(d) · (|d| >> h)           h: how many of the halvings have come
 
-    during the T steps of a sample, e = 0 in the gap. e leaves as graded spikes on s_out, and as
+    during the T steps of a sample, e = 0 in the gap. The i-th halving comes when 2^−i of the
+    samples are left. e leaves as graded spikes on s_out, and as
     third factor (y1 = clip(e, 0, 127), y2 = clip(−e, 0, 127)) for a plastic readout.
 
     labels: the class of each sample, in the order of their coming. arrival: the step before the
@@ -192,6 +199,7 @@ class LocalError(AbstractProcess):
         amplitude: int,
         leak: int,
         readout_shift: int,
+        halvings: int,
     ) -> None:
         super().__init__(
             classes=classes,
@@ -202,6 +210,7 @@ class LocalError(AbstractProcess):
             amplitude=amplitude,
             leak=leak,
             readout_shift=readout_shift,
+            halvings=halvings,
         )
         shape = (classes,)
         self.a_in = InPort(shape=shape)
@@ -236,6 +245,7 @@ class PyLocalError(PyLoihiProcessModel):
         self.amplitude = proc_params["amplitude"]
         self.leak = proc_params["leak"]
         self.readout_shift = proc_params["readout_shift"]
+        self.halvings = range(1, proc_params["halvings"] + 1)
 
     def run_spk(self) -> None:
         """Integrate, compare, send."""
@@ -248,6 +258,8 @@ class PyLocalError(PyLoihiProcessModel):
         if 0 <= sample < len(self.labels) and step < self.steps:
             error -= np.clip(self.r >> self.readout_shift, -TRACE_MAX, TRACE_MAX)
             error[self.labels[sample]] += self.amplitude
-            error = np.clip(error, -TRACE_MAX, TRACE_MAX)
+            left = len(self.labels) - sample
+            halved = sum(left << i <= len(self.labels) for i in self.halvings)
+            error = _shift(np.clip(error, -TRACE_MAX, TRACE_MAX), halved)
         self.s_out.send(error.astype(np.int32))
         _send_factor(self, error)
