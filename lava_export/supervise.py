@@ -254,6 +254,8 @@ class _Child:
             time.sleep(0.002)
         if self._orphaned():  # then nobody else will
             shutil.rmtree(self.folder, ignore_errors=True)
+            if not _LINUX:  # without /proc nobody was found above
+                os.killpg(self.pid, signal.SIGKILL)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

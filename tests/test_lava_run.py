@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -65,12 +66,21 @@ def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     """No folder and no shared memory may be left by any of these tests."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
-    before = set(Path("/dev/shm").glob("*")) if Path("/dev/shm").exists() else set()
+    before = set(Path("/dev/shm").glob("psm_*"))
     yield
     assert list((tmp_path / "tmp").iterdir()) == []
-    # Other tests run beside these: what they are using goes away when they are done with it.
-    mine = {p for p in Path("/dev/shm").glob("psm_*") if p not in before}
-    assert until(lambda: not any(p.exists() for p in mine)), mine
+    # Other tests run beside these: what a process has mapped is in use.
+    new = set(Path("/dev/shm").glob("psm_*")) - before
+    assert until(lambda: all(not p.exists() or mapped(p) for p in new)), new
+
+
+def mapped(segment: Path) -> bool:
+    """Whether any process has this shared memory mapped."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):  # gone meanwhile
+            if str(segment) in maps.read_text():
+                return True
+    return False
 
 
 # --- the child ----------------------------------------------------------------------------------
