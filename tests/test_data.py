@@ -282,7 +282,7 @@ class TestNpz:
         found = self.load(tmp_path, x_train=x, x_test=x[:4])
         for expected, time in ((static, False), (in_time, True)):
             if expected is None:
-                with pytest.raises(DataError, match=r"neither \[features\] nor \[C, H, W\]"):
+                with pytest.raises(DataError, match=r"own: found \[12, .*, expected"):
                     found.sample_shape(time)
             else:
                 assert found.sample_shape(time) == expected

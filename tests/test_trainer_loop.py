@@ -190,7 +190,7 @@ def test_bad_data_are_refused(tmp_path: Path) -> None:
         ("x_train is empty", empty),
         ("60 samples in x_train, 59 labels", change(good, y_train=good.y_train[:-1])),
         ("x_test has samples of", change(good, x_test=good.x_test[..., :5])),
-        (r"neither \[features\] nor", change(good, x_train=good.x_train[:, :, None],
+        (r"expected \[N, features\] or", change(good, x_train=good.x_train[:, :, None],
                                               x_test=good.x_test[:, :, None])),
     ]:  # fmt: skip
         refused(words, SMALL, dataset, tmp_path / "run")

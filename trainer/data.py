@@ -66,11 +66,10 @@ class Dataset:
         if len(shape) == 2:
             shape = (1, *shape)
         if len(shape) not in (1, 3):
-            found = ", ".join(map(str, self.x_train.shape[1:]))
-            hint = "" if in_time else "; data in time [N, T, ...] need the encoding 'events'"
-            raise DataError(
-                f"{self.name}: samples of [{found}] are neither [features] nor [C, H, W]{hint}"
-            )
+            kind = "data in time [N, T, features] or [N, T, C, H, W]"
+            if not in_time:
+                kind = "[N, features] or [N, C, H, W] (data in time need the encoding 'events')"
+            raise DataError(f"{self.name}: found {list(self.x_train.shape)}, expected {kind}")
         return shape
 
     def split(self, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:

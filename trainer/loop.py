@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from loihi import Encoding
 from loihi.errors import PumiceError
 from trainer import checkpoint
 from trainer.config import TrainConfig
+from trainer.data import Dataset
 from trainer.models import SpikingNetwork, build
 from trainer.rules import rule
 from trainer.surrogates import Surrogate
@@ -43,27 +44,6 @@ Metrics = dict[str, Any]
 
 class TrainError(PumiceError):
     """Data, settings or a run folder that cannot be trained with."""
-
-
-class Data(Protocol):
-    """What training needs of a dataset; :class:`trainer.data.Dataset` has it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def x_train(self) -> NDArray[Any]: ...
-    @property
-    def y_train(self) -> NDArray[np.int64]: ...
-    @property
-    def x_test(self) -> NDArray[Any]: ...
-    @property
-    def y_test(self) -> NDArray[np.int64]: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def classes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +75,7 @@ class TrainResult:
 
 def train(
     config: TrainConfig,
-    dataset: Data,
+    dataset: Dataset,
     out_dir: Path | str,
     *,
     resume: bool = False,
@@ -138,25 +118,17 @@ def train(
     return TrainResult(frozen, run.history, predictions, network)
 
 
-def restore(config: TrainConfig, dataset: Data, path: Path) -> SpikingNetwork:
+def restore(config: TrainConfig, dataset: Dataset, path: Path) -> SpikingNetwork:
     """The network in a checkpoint that a run of ``config`` on ``dataset`` left, on the CPU."""
     network = build_network(config, dataset)
     _Run(config, dataset, network, path.parent).load(path)
     return network
 
 
-def build_network(config: TrainConfig, dataset: Data) -> SpikingNetwork:
+def build_network(config: TrainConfig, dataset: Dataset) -> SpikingNetwork:
     """The config's network for the dataset's samples, weights not yet drawn."""
     in_time = config.encoding == "events"
     binary = config.encoding in ("rate", "latency")
-    shape = dataset.x_train.shape[2 if in_time else 1 :]
-    if len(shape) == 2:
-        shape = (1, *shape)
-    if len(shape) not in (1, 3):
-        raise TrainError(
-            f"{dataset.name}: samples of shape {list(dataset.x_train.shape[1:])} are neither "
-            "[features] nor [C, H, W]" + ("" if in_time else "; for data in time use events")
-        )
     encoding = Encoding(
         config.encoding,  # type: ignore[arg-type]
         config.time_steps,
@@ -166,7 +138,7 @@ def build_network(config: TrainConfig, dataset: Data) -> SpikingNetwork:
     )
     return build(
         config.model,
-        tuple(int(n) for n in shape),
+        dataset.sample_shape(in_time),
         dataset.classes,
         encoding,
         hidden=config.hidden or None,
@@ -229,7 +201,7 @@ class _Run:
     """A run at work: what is saved after every epoch, and what an epoch does."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Data, network: SpikingNetwork, folder: Path
+        self, config: TrainConfig, dataset: Dataset, network: SpikingNetwork, folder: Path
     ) -> None:
         self.config, self.dataset, self.network, self.folder = config, dataset, network, folder
         self.epoch = 0
@@ -431,7 +403,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _check_data(dataset: Data) -> None:
+def _check_data(dataset: Dataset) -> None:
     """Refuses what would fail in the middle of training, or train on nonsense."""
     for split in ("train", "test"):
         x, y = getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")
