@@ -211,7 +211,8 @@ def deep(seed=0):
             Conv(weights(4, 2, 3, 2), stride=(1, 2), padding=(1, 0)),
             Neuron(du=3000, dv=300, vth=40, bias=np.array([9, -4, 0, 30]), bias_exp=4),
         ),
-        Layer(Conv(weights(4, 1, 2, 2), stride=2, groups=4), Neuron(du=0, dv=900, vth=120)),
+        # a current that never decays, and a high threshold: one count of du moves many spikes
+        Layer(Conv(weights(4, 1, 2, 2), stride=2, groups=4), Neuron(du=0, dv=300, vth=500)),
         Layer(Dense(weights(6, 16)), Neuron(vth=60, dv=700, bias=rng.integers(-3, 9, 6))),
         Layer(Dense(weights(CLASSES, 6)), INTEGRATOR),
     )
