@@ -23,7 +23,7 @@ from trainer.data import Dataset
 from trainer.loop import evaluate, shifted, train
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = TrainConfig(model="24", time_steps=4, epochs=3, batch_size=50, shift=1, seed=3)
+SMALL = TrainConfig(model="24", time_steps=4, epochs=3, batch_size=50, shift=0.125, seed=3)
 
 
 def few(samples: int = 300) -> Dataset:
@@ -207,7 +207,7 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     once = change(SMALL, epochs=1)
     refused("another model: 64 → 24 → 10, not 64 → 32 → 10", change(once, model="32"), few(),
             folder, resume=True)  # fmt: skip
-    refused("begun with lr = 0.3, not 0.1", change(once, lr=0.1), few(), folder, resume=True)
+    refused("begun with lr = 0.5, not 0.1", change(once, lr=0.1), few(), folder, resume=True)
     refused("begun on other data", once, few(200), folder, resume=True)
     refused("holds a run already", once, few(), folder)
     assert (folder / loop.CHECKPOINT).read_bytes() == before

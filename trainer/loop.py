@@ -329,12 +329,14 @@ class _Run:
         order = torch.randperm(len(data.x_train), generator=generator).numpy()
         batches = math.ceil(len(order) / config.batch_size)
         done = (epoch - 1) * batches
+        image = data.sample_shape(config.encoding == "events")[1:]
+        pixels = int(config.shift * min(image, default=0))
         total, right = 0.0, 0
         for batch in range(batches):
             these = order[batch * config.batch_size : (batch + 1) * config.batch_size]
             x, y = data.x_train[these], torch.from_numpy(data.y_train[these])
-            if config.shift:
-                x = shifted(x, config.shift, data.low, generator)
+            if pixels:
+                x = shifted(x, pixels, data.low, generator)
             fraction = self._schedule((done + batch) / (batches * config.epochs))
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base"] * fraction
