@@ -9,7 +9,7 @@ import typer
 
 from cli import networks
 from cli.networks import Model
-from cli.output import Json, Result, table
+from cli.output import Json, Result, coloured, table
 
 if TYPE_CHECKING:
     from loihi.limits import Finding
@@ -53,7 +53,7 @@ def run(
     report = limits.check(network, limits.chip(chip.value), x)
     rows = [
         (
-            f"[{COLOURS[found.level]}]{found.level}[/]",
+            coloured(found.level, COLOURS[found.level]),
             found.rule,
             found.layer or "the network",
             _share(found),

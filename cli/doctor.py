@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from cli.output import Json, Result, table
+from cli.output import Json, Result, coloured, table
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from loihi.environment import Finding
 
 EXAMPLE = "pumice doctor"
 
@@ -19,7 +25,7 @@ def run(_json: Json = False) -> Result:
     findings = environment.findings()
     rows = [
         (
-            "[green]yes[/]" if found.ok else "[red]no[/]" if found.required else "[yellow]-[/]",
+            _mark(found),
             found.name,
             found.found,
             found.advice,
@@ -29,3 +35,9 @@ def run(_json: Json = False) -> Result:
     ok = all(found.ok for found in findings if found.required)
     data = {"ok": ok, "findings": [asdict(found) for found in findings]}
     return Result(data, table(rows), ok)
+
+
+def _mark(found: Finding) -> Text:
+    if found.ok:
+        return coloured("yes", "green")
+    return coloured("no", "red") if found.required else coloured("-", "yellow")

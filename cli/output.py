@@ -21,6 +21,7 @@ import typer
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import RenderableType
+    from rich.text import Text
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -53,14 +54,22 @@ def log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = ()) -> RenderableType:
-    """Columns, without lines around them."""
+def table(rows: Sequence[Sequence[str | Text]], headers: Sequence[str] = ()) -> RenderableType:
+    """Columns, without lines around them; a string is taken literally."""
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(*headers, box=None, show_header=bool(headers), pad_edge=False)
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     return made
+
+
+def coloured(text: str, colour: str) -> Text:
+    """A cell in colour, where the terminal has any."""
+    from rich.text import Text
+
+    return Text(text, colour)
 
 
 @contextmanager

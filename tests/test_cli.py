@@ -247,6 +247,12 @@ class TestSimulate:
         assert code == 0
         assert "of 16" in out
 
+    def test_square_brackets_are_no_markup(self, place, pumice, tmp_path):
+        out = tmp_path / "[red]model.net"
+        code, text, _ = pumice("export", place / "run", "--out", out)
+        assert code == 0
+        assert str(out) in text.replace("\n", "")
+
     def test_intels_network_gets_the_range_of_the_data(self, netx_files, tmp_path):
         """A file of Intel's does not say what its input's range is."""
         rng = np.random.default_rng(0)
