@@ -58,7 +58,7 @@ class TrainConfig:
     encoding: str = "graded"
     payload: int = 15
     readout: str = "membrane"
-    epochs: int = 10
+    epochs: int = 12
     batch_size: int = 128
     lr: float = 0.5
     lr_neuron: float = 0.002
