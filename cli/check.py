@@ -32,7 +32,7 @@ def run(
         typer.Option(help="Also look at overflow and activity on this data.", metavar="NAME|.npz"),
     ] = None,
     chip: Annotated[ChipName, typer.Option(help="The chip.")] = ChipName.loihi2,
-    samples: Annotated[int, typer.Option(help="How many test samples of the data.")] = 200,
+    samples: Annotated[int, typer.Option(min=1, help="How many test samples of the data.")] = 200,
     _json: Json = False,
 ) -> Result:
     """Hold a network against a chip: number ranges, overflow, idle layers, cores and memory.
