@@ -85,6 +85,16 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
     assert numbers(tmp_path / "a")[1] != numbers(tmp_path / "c")[1]
 
 
+def test_the_learning_rate_falls_along_a_cosine(tmp_path: Path) -> None:
+    """Six batches an epoch: the last batch's rate is what the metrics say."""
+    metrics = train(SMALL, few(), tmp_path / "cosine").metrics
+    last = [(6 * epoch - 1) / 18 for epoch in (1, 2, 3)]
+    expected = [SMALL.lr / 2 * (1 + np.cos(np.pi * done)) for done in last]
+    assert [line["lr"] for line in metrics] == pytest.approx(expected)
+    steady = train(dataclasses.replace(SMALL, schedule="constant"), few(), tmp_path / "constant")
+    assert {line["lr"] for line in steady.metrics} == {SMALL.lr}
+
+
 def test_config_toml_alone_repeats_the_run(tmp_path: Path) -> None:
     config = dataclasses.replace(SMALL, hidden=(12,), lr=0.25, bias=True)
     train(config, few(), tmp_path / "a")
