@@ -11,15 +11,16 @@ import typer
 
 from cli.output import Json, Result, log, progress, table
 from loihi.errors import PumiceError
+from trainer.config import TrainConfig
 
 if TYPE_CHECKING:
     from loihi import Network
-    from trainer.config import TrainConfig
     from trainer.data import Dataset
     from trainer.loop import TrainResult
 
 EXAMPLE = "pumice train --data mnist --model mlp --rule sltt --time-steps 16 --out runs/mnist"
 MODEL = "model.net"
+DEFAULTS = TrainConfig()
 
 
 class Rule(str, Enum):
@@ -42,28 +43,45 @@ def run(
     data: Annotated[
         str | None,
         typer.Option(
-            help="digits (the default), mnist, fashion-mnist, or an .npz file.",
+            help=f"digits, mnist, fashion-mnist, or an .npz file; {DEFAULTS.data} by default.",
             metavar="NAME|FILE.npz",
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="mlp (the default), lenet, or layers such as 8c5-2a-128.")
+        str | None,
+        typer.Option(
+            help=f"mlp, lenet, or layers such as 8c5-2a-128; {DEFAULTS.model} by default."
+        ),
     ] = None,
-    rule: Annotated[Rule | None, typer.Option(help="The training rule; sltt by default.")] = None,
+    rule: Annotated[
+        Rule | None, typer.Option(help=f"The training rule; {DEFAULTS.rule} by default.")
+    ] = None,
     time_steps: Annotated[
-        int | None, typer.Option(help="Steps a sample lasts; 16 by default.")
+        int | None, typer.Option(help=f"Steps a sample lasts; {DEFAULTS.time_steps} by default.")
     ] = None,
     encoding: Annotated[
-        InputEncoding | None, typer.Option(help="How data become spikes; graded by default.")
+        InputEncoding | None,
+        typer.Option(help=f"How data become spikes; {DEFAULTS.encoding} by default."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="10 by default.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples an update.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate, in weight units.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help=f"Passes through the data; {DEFAULTS.epochs} by default.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=f"Samples an update; {DEFAULTS.batch_size} by default.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help=f"Learning rate in weight units; {DEFAULTS.lr} by default.")
+    ] = None,
     shift: Annotated[
-        int | None, typer.Option(help="Shift training images by up to so many pixels.")
+        float | None,
+        typer.Option(
+            help=f"Shift images by up to this fraction, in training; {DEFAULTS.shift} by default."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same numbers.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help=f"cpu or cuda; {DEFAULTS.device} by default.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="A config.toml; options given as well come before it.")
     ] = None,
@@ -140,7 +158,6 @@ def train(settings: TrainConfig, dataset: Dataset, out: Path, resume: bool = Fal
 
 def _settings(given: dict[str, Any], config: Path | None, resumed: Path | None) -> TrainConfig:
     """What a config file says (that of the run to go on with, by default), and options over it."""
-    from trainer.config import TrainConfig
     from trainer.loop import CONFIG
 
     if config is None and resumed is not None:

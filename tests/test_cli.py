@@ -444,6 +444,7 @@ def test_demo(ask, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(data, "load", lambda name: few)
     monkeypatch.setattr("cli.demo.LESSON", 12)
+    monkeypatch.setattr("cli.demo.HIDDEN", "32-24")
     out = tmp_path / "demo"
     for _ in range(2):  # a second one takes the first one's place
         code, answer = ask("demo", "--out", out)
@@ -451,7 +452,7 @@ def test_demo(ask, tmp_path, monkeypatch):
         assert set(answer["correct"]) == {"trainer", "reference", "fast", "lava"}
         assert len(set(answer["correct"].values())) == 1
         assert answer["mismatches"] == 0
-        assert answer["compared"] > 30 * 16 * (128 + 64) * 2
+        assert answer["compared"] > 30 * 16 * (32 + 24) * 2
         assert answer["learned_samples"] == 12
     assert netx.read(out / "model.net") != netx.read(out / "learned.net")
     picture = matplotlib.image.imread(out / "raster.png")
