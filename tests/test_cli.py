@@ -22,7 +22,7 @@ from cli import networks
 from cli.main import main
 from lava_export import netx
 from lava_export.verify import Divergence, VerifyResult
-from loihi import Dense, PumiceError
+from loihi import Dense, PumiceError, files
 from loihi.environment import Finding
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -246,6 +246,18 @@ class TestSimulate:
         code, out, _ = pumice("simulate", model, "--data", data)
         assert code == 0
         assert "of 16" in out
+
+    def test_batches_leave_no_sample_out(self, model, ask, tmp_path):
+        rng = np.random.default_rng(1)
+        x = rng.integers(0, 256, (201, 20)).astype(np.uint8)  # the reference takes 100 at a time
+        data = save_data(tmp_path / "more.npz", x_test=x, y_test=np.arange(201) % 4)
+        predictions = []
+        for engine in ("fast", "reference"):
+            out = tmp_path / f"{engine}.npy"
+            ask("simulate", model, "--data", data, "--engine", engine, "--predictions", out)
+            predictions.append(np.load(out))
+        assert len(predictions[0]) == 201
+        assert np.array_equal(*predictions)
 
     def test_square_brackets_are_no_markup(self, place, pumice, tmp_path):
         out = tmp_path / "[red]model.net"
@@ -618,6 +630,16 @@ class TestDisk:
             assert "Traceback" not in done.stderr
             assert out.read_text() == "old"
             assert [p.name for p in tmp_path.glob(".*")] == []
+
+    def test_a_file_is_written_beside_its_place(self, tmp_path, monkeypatch):
+        """From another file system it could not be moved there at once."""
+        moves = []
+        monkeypatch.setattr("os.replace", lambda *paths: moves.append(paths))
+        files.write(tmp_path / "x", b"new")
+        ((source, target),) = moves
+        assert Path(source).parent == tmp_path
+        assert Path(source).read_bytes() == b"new"
+        assert target == tmp_path / "x"
 
     def test_a_full_disk_ends_a_training(self, data, tmp_path):
         out = tmp_path / "run"
