@@ -11,22 +11,19 @@ at the same T, measured in the same run.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.report import Row, show
 from loihi import Encoding
 from trainer.loop import exact
 from trainer.models import SpikingNetwork, build
 from trainer.rules import RULES, rule
-
-Row = dict[str, Any]
 
 
 class _Held:
@@ -142,18 +139,6 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def show(table: Sequence[Row], as_json: bool) -> None:
-    """Prints the rows as JSON, or as aligned columns."""
-    if as_json:
-        print(json.dumps({"threads": torch.get_num_threads(), "rows": list(table)}))
-        return
-    names = list(dict.fromkeys(key for row in table for key in row))
-    cells = [names, *([str(row.get(name, "")) for name in names] for row in table)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    for line in cells:
-        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
-
-
 def main() -> None:
     """The command line."""
     parser = arguments((__doc__ or "").splitlines()[0])
@@ -161,7 +146,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 16, 64])
     options = parser.parse_args()
     table = rows(options.model, options.steps, options.batch, options.device)
-    show(table, options.json)
+    show(table, options.json, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.memory import Row, arguments, measure, show
+from bench.memory import arguments, measure
+from bench.report import Row, show
 from loihi import decide, engine
 from trainer import data
 from trainer.config import TrainConfig
@@ -91,7 +92,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--epochs", type=int, default=1)
     o = parser.parse_args()
-    show(rows(o.data, o.models, o.steps, o.epochs, o.batch, o.device), o.json)
+    table = rows(o.data, o.models, o.steps, o.epochs, o.batch, o.device)
+    show(table, o.json, threads=torch.get_num_threads())
 
 
 if __name__ == "__main__":

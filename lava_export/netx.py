@@ -13,11 +13,8 @@ readout, which netx does not look at: read back, they give the very network that
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from loihi import (
     Network,
     Neuron,
     PumiceError,
+    files,
     formats,
 )
 from loihi.formats import require_integer, require_integers
@@ -65,7 +63,7 @@ def write(network: Network, path: str | Path) -> None:
     """Write ``network`` to a netx file, whole or not at all.
 
     Raises :class:`NetxError` for what netx or Lava would not take as it is, with the layer, and
-    for a folder that cannot be written; a file that was there before is then untouched.
+    :class:`PumiceError` where it cannot be written; a file that was there before is then untouched.
     """
     path = Path(path)
     image = io.BytesIO()
@@ -74,28 +72,7 @@ def write(network: Network, path: str | Path) -> None:
     with h5py.File(image, "r") as file:
         if _read(file) != network:  # nothing leaves the house that does not come back the same
             raise NetxError(f"{path}: the network does not survive being written; please report it")
-    try:
-        _put(image.getbuffer(), path)
-    except OSError as error:
-        raise NetxError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def _put(data: memoryview, path: Path) -> None:
-    """Write beside ``path``, then take its place: no reader ever sees half a file."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    files.write(path, image.getbuffer())
 
 
 def _write(network: Network, file: h5py.File) -> None:

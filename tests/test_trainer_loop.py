@@ -253,21 +253,6 @@ def test_folders_that_cannot_be_written_are_refused_before_training(
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_a_failed_write_keeps_the_file_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpoint.write_atomic(tmp_path / "x", b"before")
-
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_atomic(tmp_path / "x", b"after")
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_bytes() == b"before"
-
-
 def test_a_loss_that_is_no_number_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,17 @@ from torch import Tensor, nn
 import loihi
 from loihi import Encoding, formats
 from trainer import grid
-from trainer.layers import AvgPool, Conv, Dense, Layer, ModelError, Ready, Shape, Synapse
+from trainer.layers import (
+    POOL_WEIGHT,
+    AvgPool,
+    Conv,
+    Dense,
+    Layer,
+    ModelError,
+    Ready,
+    Shape,
+    Synapse,
+)
 from trainer.neurons import REGISTER, Neurons, State, current
 from trainer.surrogates import Surrogate
 
@@ -312,12 +322,17 @@ def build(
         last = len(layers) == len(tokens)
         neurons = None
         if not last or readout == "spikes":
+            vth, leak = (64.0 if on_grid else 1.0), dv
+            if on_grid and isinstance(synapse, AvgPool):
+                # To pass its inputs' rate on, a pooling neuron spikes for half of them at a time
+                # and forgets nothing in between; at one of them it would spike nearly always.
+                vth, leak = POOL_WEIGHT * synapse.fan_in / 2, 0.0
             neurons = Neurons(
                 synapse.output_shape[0],
                 form=neuron,
                 surrogate=surrogate,
-                vth=64.0 if on_grid else 1.0,
-                dv=dv,
+                vth=vth,
+                dv=leak,
                 du=du,
                 bias=bias and not isinstance(synapse, AvgPool),
             )
