@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from cli import networks
 from cli.networks import Model
 from cli.output import Json, Result, coloured, table
+from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
     from loihi.limits import Finding
@@ -32,6 +34,10 @@ def run(
         typer.Option(help="Also look at overflow and activity on this data.", metavar="NAME|.npz"),
     ] = None,
     chip: Annotated[ChipName, typer.Option(help="The chip.")] = ChipName.loihi2,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(help="A figure of your own chip; repeatable.", metavar="cores=60"),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many test samples of the data.")] = 200,
     _json: Json = False,
 ) -> Result:
@@ -41,6 +47,7 @@ def run(
     """
     from loihi import limits
 
+    on = limits.chip(chip.value, **dict(_figure(text) for text in figure or []))
     x = None
     if data is None:
         network = networks.read(model)
@@ -50,7 +57,7 @@ def run(
         dataset = load(data)
         network = networks.read(model, dataset)
         x = network.encoding.encode(dataset.x_test[:samples])
-    report = limits.check(network, limits.chip(chip.value), x)
+    report = limits.check(network, on, x)
     rows = [
         (
             coloured(found.level, COLOURS[found.level]),
@@ -61,8 +68,15 @@ def run(
         )
         for found in report.findings
     ]
-    answer = {"ok": report.ok, "chip": chip.value, "rules": report.as_dicts()}
+    answer = {"ok": report.ok, "chip": asdict(on), "rules": report.as_dicts()}
     return Result(answer, table(rows, ("", "rule", "layer", "used", "")), report.ok)
+
+
+def _figure(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    if not value.isdigit():
+        raise PumiceError(f"--figure {text}: write a name, =, and a whole number, as cores=60")
+    return name, int(value)
 
 
 def _share(found: Finding) -> str:

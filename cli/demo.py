@@ -14,6 +14,7 @@ from cli.learn import Mode, teach
 from cli.networks import Engine
 from cli.output import Json, Result, log, table
 from cli.train import MODEL, train
+from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
     from loihi import Network
@@ -48,9 +49,13 @@ def run(
     begin = time.perf_counter()
     dataset = data.load("digits")
     model, samples = out / MODEL, len(dataset.y_test)
-    (out / loop.CHECKPOINT).unlink(missing_ok=True)  # of the last demo
+    settings = TrainConfig(data="digits", model=HIDDEN)
+    if (out / loop.CHECKPOINT).exists():
+        if TrainConfig.read(out / loop.CONFIG) != settings:
+            raise PumiceError(f"{out} holds a run that is not the demo's: use another --out")
+        (out / loop.CHECKPOINT).unlink()  # of the last demo
     log(f"1. Training 64-{HIDDEN}-10 on {len(dataset.y_train)} digits ...")
-    trained = train(TrainConfig(data="digits", model=HIDDEN), dataset, out)
+    trained = train(settings, dataset, out)
     network = networks.read(model, dataset)
 
     log(f"2. The {samples} test samples in the reference, the fast engine and Lava ...")

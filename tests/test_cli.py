@@ -381,6 +381,20 @@ class TestCheck:
         assert code == 1
         assert "graded input" in out
 
+    def test_takes_figures_of_ones_own(self, model, ask, refuse):
+        _, answer = ask("check", model, "--figure", "cores=7", "--figure", "neurons=5")
+        assert (answer["chip"]["cores"], answer["chip"]["neurons"]) == (7, 5)
+        assert answer["ok"] is False  # 24 + 16 + 4 neurons, five a core
+        assert "cores=60" in refuse("check", model, "--figure", "cores")
+        assert "no figure 'core'" in refuse("check", model, "--figure", "core=6")
+
+
+def test_demo_leaves_the_run_of_others_alone(place, refuse):
+    before = (place / "run" / "checkpoint.safetensors").read_bytes()
+    line = refuse("demo", "--out", place / "run")
+    assert "holds a run that is not the demo's" in line
+    assert (place / "run" / "checkpoint.safetensors").read_bytes() == before
+
 
 class TestVerify:
     @pytest.mark.lava
