@@ -265,7 +265,7 @@ def test_weights_that_change_are_found_where_they_are(tmp_path: Path) -> None:
 
 
 def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(NetxError, match="cannot be written: No such file"):
+    with pytest.raises(PumiceError, match="cannot be written: No such file"):
         netx.write(TWO, tmp_path / "none" / "model.net")
 
 
@@ -283,7 +283,7 @@ def test_a_full_disk_leaves_the_good_file(tmp_path: Path) -> None:
         f"test_netx.netx.write(test_netx.IMAGE, {str(path)!r})\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "NetxError" in done.stderr.splitlines()[-1]
+    assert "PumiceError" in done.stderr.splitlines()[-1]
     assert "cannot be written: File too large" in done.stderr
     assert path.read_bytes() == good
     assert list(tmp_path.iterdir()) == [path]
@@ -296,7 +296,7 @@ def test_a_read_only_folder() -> None:
     if root:
         os.seteuid(65534)  # nobody; root may write anywhere
     try:
-        with pytest.raises(NetxError, match="cannot be written: Permission denied"):
+        with pytest.raises(PumiceError, match="cannot be written: Permission denied"):
             netx.write(TWO, folder / "model.net")
     finally:
         if root:
