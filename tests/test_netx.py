@@ -23,7 +23,18 @@ from random_networks import networks
 
 from lava_export import netx
 from lava_export.netx import NetxError
-from loihi import INTEGRATOR, Conv, Dense, Encoding, Inject, Layer, Network, Neuron, formats
+from loihi import (
+    INTEGRATOR,
+    Conv,
+    Dense,
+    Encoding,
+    Inject,
+    Layer,
+    Network,
+    Neuron,
+    PumiceError,
+    formats,
+)
 
 
 def net(*layers: Layer, shape: tuple[int, ...] = (3,), **changes: Any) -> Network:

@@ -217,7 +217,13 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     once = change(SMALL, epochs=1)
     refused("another model: 64 → 24 → 10, not 64 → 32 → 10", change(once, model="32"), few(),
             folder, resume=True)  # fmt: skip
-    refused(f"begun with lr = {TrainConfig().lr}, not 0.1", change(once, lr=0.1), few(), folder, resume=True)
+    refused(
+        f"begun with lr = {TrainConfig().lr}, not 0.1",
+        change(once, lr=0.1),
+        few(),
+        folder,
+        resume=True,
+    )
     refused("begun on other data", once, few(200), folder, resume=True)
     refused("holds a run already", once, few(), folder)
     assert (folder / loop.CHECKPOINT).read_bytes() == before
