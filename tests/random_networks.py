@@ -61,8 +61,12 @@ def networks(draw: st.DrawFn, delays: bool = True, max_layers: int = 3) -> Netwo
         if len(shape) == 3 and draw(st.booleans()):
             groups = draw(st.sampled_from([1, shape[0]]))
             out = groups * draw(st.integers(1, 3))
-            kernel = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
-            dilation = draw(st.integers(1, 2)) if max(kernel) < 3 else 1
+            kernel = (
+                draw(st.integers(1, min(3, shape[1]))),
+                draw(st.integers(1, min(3, shape[2]))),
+            )
+            spread = all(2 * (k - 1) < n for k, n in zip(kernel, shape[1:], strict=True))
+            dilation = draw(st.integers(1, 2)) if spread else 1
             synapse = Conv(
                 draw(weights((out, shape[0] // groups, *kernel))),
                 stride=(draw(st.integers(1, 2)), draw(st.integers(1, 3))),
@@ -70,8 +74,6 @@ def networks(draw: st.DrawFn, delays: bool = True, max_layers: int = 3) -> Netwo
                 dilation=dilation,
                 groups=groups,
             )
-            if min(shape[1:]) + 0 < dilation * (max(kernel) - 1) + 1:
-                synapse = Conv(synapse.weight[:, :, :1, :1], groups=groups)
         else:
             features, out = int(np.prod(shape)), draw(st.integers(1, 12))
             delay = None
