@@ -245,7 +245,7 @@ def cores(network: Network, on: Chip) -> Iterator[Finding]:
             one_neuron = math.ceil(fan_in * bits / 8)
             by_memory = math.ceil(needed / on.synapse_bytes)
             level: Level = "ok" if one_neuron <= on.synapse_bytes else "error"
-            message = f"{by_memory} cores" if level == "ok" else "one neuron's synapses fill a core"
+            message = _cores(by_memory) if level == "ok" else "one neuron's synapses fill a core"
             yield Finding(
                 "synaptic memory",
                 name,
@@ -265,7 +265,7 @@ def cores(network: Network, on: Chip) -> Iterator[Finding]:
         taken = max(by_neurons, by_memory)
         total += taken
         yield Finding(
-            "neurons", name, "ok", neurons, by_neurons * on.neurons, "neurons", f"{taken} cores"
+            "neurons", name, "ok", neurons, by_neurons * on.neurons, "neurons", _cores(taken)
         )
     level = "ok" if total <= on.cores else "error"
     message = "" if level == "ok" else f"needs {math.ceil(total / on.cores)} chips"
@@ -326,6 +326,10 @@ DATA_RULES: tuple[Callable[[Network, list[Activity]], Iterator[Finding]], ...] =
     seen_membrane,
     activity_range,
 )
+
+
+def _cores(count: int) -> str:
+    return f"{count} core{'' if count == 1 else 's'}"
 
 
 def _synapses(network: Network) -> Iterator[tuple[str, Dense | Conv]]:
