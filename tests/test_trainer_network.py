@@ -183,13 +183,34 @@ def test_static_input_is_computed_once() -> None:
     assert len(calls) == 1 + len(moving)
 
 
+@pytest.mark.parametrize(("kernel", "needed"), [(2, 2), (3, 5)])
+def test_pooling_spikes_for_half_of_its_inputs(kernel: int, needed: int) -> None:
+    network = build(f"{kernel}a-8", (1, kernel, kernel), 10, Encoding("events", 2))
+    counts = range(kernel**2 + 1)
+    x = torch.zeros(2, len(counts), 1, kernel, kernel)
+    for count in counts:
+        x[0, count].view(-1)[:count] = 1  # at once, in the first step
+        x[1, count].view(-1)[count:] = 1  # and the rest in the second
+    first, second = network.spikes(x)[0].reshape(2, -1).astype(bool)
+    assert first.tolist() == [count >= needed for count in counts]
+    # Without leak the second step completes what the first had left, or begins anew after a spike.
+    left = [kernel**2 - count * spiked for count, spiked in enumerate(first.tolist())]
+    assert second.tolist() == [n >= needed for n in left]
+
+
+def test_pooling_does_not_learn() -> None:
+    network = build("2a-8", (1, 4, 4), 10, Encoding("events", 2))
+    fixed = [name for name, p in network.named_parameters() if not p.requires_grad]
+    assert fixed == ["layers.0.neurons.vth", "layers.0.neurons.dv"]
+
+
 # --- descriptions and refusals ------------------------------------------------------------------
 
 
 def test_architectures() -> None:
     assert architecture("mlp", (1, 28, 28)) == "512-512"
     assert architecture("mlp", (1, 28, 28), (100,)) == "100"
-    assert architecture("lenet", (1, 28, 28), (64, 32)) == "8c5-2a-16c5-2a-64-32"
+    assert architecture("lenet", (1, 28, 28), (64, 32)) == "16c5-2a-32c5-2a-64-32"
     assert build("lenet", (1, 28, 28), 10, GRADED).freeze is not None
     kinds = [type(layer.synapse) for layer in build("lenet", (1, 8, 8), 10, GRADED).chain]
     assert kinds == [Conv, AvgPool, Conv, AvgPool, Dense, Dense]

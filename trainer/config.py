@@ -43,8 +43,7 @@ class TrainConfig:
     surrogate_width: in units of the threshold; 0: the papers'.
     detach_reset: for ``bptt``: no gradient through resets.
     bias: whether neurons have biases.
-    dv, du: starting decays of membrane and current, 0..4096; du = 4096: no current memory. Pooling
-        neurons start without leak.
+    dv, du: starting decays of membrane and current, 0..4096; du = 4096: no current memory.
     shift: training images are shifted at random, each way by up to this fraction of their height,
         in whole pixels: 0.05 moves 28 pixels by 1 and 8 pixels by none; 0: never.
     seed: of weights, order and shifts.

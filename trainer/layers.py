@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -121,6 +121,16 @@ class AvgPool(Synapse):
 
     def forward(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.avg_pool2d(x, self.kernel, divisor_override=1) * weight
+
+    def averaging(self, on_grid: bool) -> dict[str, Any]:
+        """What makes neurons pass the mean rate of their inputs on: settings that do not learn.
+
+        They spike for half of their inputs, at once or one after the other: no leak, no current
+        memory. The threshold lies between two counts of spikes. Left to learn, it settles on a
+        count, where rounding makes it spike for one input more or less from batch to batch.
+        """
+        weight = float(self.weights(on_grid)) / (REGISTER if on_grid else 1.0)
+        return {"vth": weight * (self.fan_in - 1) / 2, "dv": 0.0, "learns": False}
 
     def freeze(self) -> loihi.Conv:
         weight = torch.full((self.channels, 1, self.kernel, self.kernel), POOL_WEIGHT)

@@ -276,7 +276,7 @@ class _Run:
     def _write_checkpoint(self) -> None:
         tensors = {f"model.{k}": v for k, v in self.network.state_dict().items()}
         if self.epoch:
-            for name, p in self.network.named_parameters():
+            for name, p in self._learnable():
                 state = self.optimizer.state[p]
                 tensors |= {f"adam.{key}.{name}": value for key, value in state.items()}
         state = {
@@ -306,7 +306,7 @@ class _Run:
 
     def new_optimizer(self) -> torch.optim.Adam:
         """Adam, each parameter at its own rate, with the moments of the checkpoint if there are."""
-        named = list(self.network.named_parameters())
+        named = self._learnable()
         groups = [{"params": [p], "lr": 0.0, "base": self._rate(name)} for name, p in named]
         # Gradients in weight units are small, the smaller the higher the thresholds.
         optimizer = torch.optim.Adam(groups, eps=1e-12)
@@ -317,6 +317,9 @@ class _Run:
                     place = value if key == "step" else value.to(p.device)
                     optimizer.state[p][key] = place
         return optimizer
+
+    def _learnable(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, p) for name, p in self.network.named_parameters() if p.requires_grad]
 
     def _rate(self, name: str) -> float:
         scale = self.scales.get(name)

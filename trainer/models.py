@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ import loihi
 from loihi import Encoding, formats
 from trainer import grid
 from trainer.layers import (
-    POOL_WEIGHT,
     AvgPool,
     Conv,
     Dense,
@@ -35,8 +35,8 @@ from trainer.layers import (
 from trainer.neurons import REGISTER, Neurons, State, current
 from trainer.surrogates import Surrogate
 
-MODELS = {"mlp": "512-512", "lenet": "8c5-2a-16c5-2a-128"}
-SMALL_LENET = "8c3p1-2a-16c3p1-2a-128"
+MODELS = {"mlp": "512-512", "lenet": "16c5-2a-32c5-2a-128"}
+SMALL_LENET = "16c3p1-2a-32c3p1-2a-128"
 """LeNet for images too small for two unpadded 5x5 convolutions."""
 WEIGHT_STD = 16.0
 """Standard deviation of new weights: fine enough for the grid of even integers, far from ±254."""
@@ -322,20 +322,16 @@ def build(
         last = len(layers) == len(tokens)
         neurons = None
         if not last or readout == "spikes":
-            vth, leak = (64.0 if on_grid else 1.0), dv
-            if on_grid and isinstance(synapse, AvgPool):
-                # To pass its inputs' rate on, a pooling neuron spikes for half of them at a time
-                # and forgets nothing in between; at one of them it would spike nearly always.
-                vth, leak = POOL_WEIGHT * synapse.fan_in / 2, 0.0
-            neurons = Neurons(
-                synapse.output_shape[0],
-                form=neuron,
-                surrogate=surrogate,
-                vth=vth,
-                dv=leak,
-                du=du,
-                bias=bias and not isinstance(synapse, AvgPool),
-            )
+            settings: dict[str, Any] = {
+                "vth": 64.0 if on_grid else 1.0,
+                "dv": dv,
+                "du": du,
+                "bias": bias,
+            }
+            if isinstance(synapse, AvgPool):
+                settings = synapse.averaging(on_grid)
+            channels = synapse.output_shape[0]
+            neurons = Neurons(channels, form=neuron, surrogate=surrogate, **settings)
         layers.append(Layer(synapse, neurons, peak, on_grid))
         shape, peak = synapse.output_shape, 1
     return SpikingNetwork(layers, input_shape, encoding, text)

@@ -268,8 +268,8 @@ class Neurons(nn.Module):
     form ``A``, ``B``: ``vth`` is θ, ``dv`` is 4096 (1 − α), ``bias`` is added to the current; real
         numbers all of them.
 
-    vth and dv are learnable; so is du below 4096. At 4096 the current has no memory, and du is
-    fixed.
+    vth and dv are learnable, as is du below 4096; at 4096 the current has no memory, and du is
+    fixed. With ``learns`` False nothing here learns.
     """
 
     def __init__(
@@ -282,6 +282,7 @@ class Neurons(nn.Module):
         dv: float = 0.0,
         du: float = float(formats.DECAY_ONE),
         bias: bool = False,
+        learns: bool = True,
     ) -> None:
         super().__init__()
         self.form = FORMS[form]
@@ -290,6 +291,7 @@ class Neurons(nn.Module):
         self.dv = nn.Parameter(torch.tensor(float(dv)))
         self.du = nn.Parameter(torch.tensor(float(du))) if du < formats.DECAY_ONE else None
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.requires_grad_(learns)
 
     @property
     def on_grid(self) -> bool:
