@@ -85,17 +85,20 @@ def simulate(
 
 @contextmanager
 def _progress(samples: int, report: Progress | None) -> Iterator[str | None]:
-    """A file that the child makes a byte longer for each sample, and a thread that watches it."""
+    """A file that the child makes a byte longer for each sample, and a thread that watches it.
+
+    The child takes its name away when it has it open, so that nothing stays if this is killed.
+    """
     if report is None:
         yield None
         return
-    with tempfile.NamedTemporaryFile(prefix="pumice-progress-") as file:
+    with tempfile.NamedTemporaryFile(prefix="pumice-progress-", delete=False) as file:
         done = threading.Event()
 
         def watch() -> None:
             seen = 0
             while not done.wait(0.2):
-                if (size := Path(file.name).stat().st_size) != seen:
+                if (size := os.fstat(file.fileno()).st_size) != seen:
                     report(seen := size, samples)
 
         watcher = threading.Thread(target=watch, daemon=True)
@@ -105,6 +108,7 @@ def _progress(samples: int, report: Progress | None) -> Iterator[str | None]:
         finally:
             done.set()
             watcher.join()
+            Path(file.name).unlink(missing_ok=True)  # the child never came so far
 
 
 # --- what travels to the child: JSON, and arrays by name ----------------------------------------
@@ -157,6 +161,10 @@ def _child(
     progress: str | None,
     **arrays: NDArray[Any],
 ) -> dict[str, Any]:
+    samples_done = None
+    if progress is not None:
+        samples_done = os.open(progress, os.O_WRONLY)
+        os.unlink(progress)
     supervise.prepare_lava()
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
@@ -179,8 +187,8 @@ def _child(
         graph.source.run(condition=RunSteps(num_steps=some), run_cfg=config)
         seconds += time.perf_counter() - begin
         done += some
-        if progress is not None:
-            os.truncate(progress, min(done // block.interval, len(labels)))
+        if samples_done is not None:
+            os.ftruncate(samples_done, min(done // block.interval, len(labels)))
     result: dict[str, Any] = {"steps": steps, "seconds": seconds}
     for index in graph.plastic:
         result[f"learned.{index}"] = graph.read(index, "weights")
