@@ -96,12 +96,13 @@ def run(
             raise ChildError(f"{folder}: {error.strerror or error}") from None
         code, in_time = _supervise(folder, function, deadline)
         log = (folder / "log").read_text(encoding="utf-8", errors="replace")
+        # First: what is being ended may still complain that its neighbours are gone.
+        if not in_time:
+            raise DeadlineError(f"no result after {deadline:g} seconds{_last_line(log)}", log=log)
         report = folder / "error.json"
         if report.exists():
             said = json.loads(report.read_text(encoding="utf-8"))
             raise ChildError(said["line"], said["traceback"], log)
-        if not in_time:
-            raise DeadlineError(f"no result after {deadline:g} seconds{_last_line(log)}", log=log)
         if code != 0:
             how = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit status {code}"
             raise ChildError(f"the child process ended by {how}{_last_line(log)}", log=log)
