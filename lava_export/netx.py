@@ -9,12 +9,18 @@ Layout, as SLAYER writes it: ``layer/<0..n-1>/`` with ``type``, ``shape`` (C, H,
 ``neuron/…`` and so on; ``simulation/{Ts,tSample}``. Files written here begin with an input layer
 that holds the input's shape, and have beside these a group ``pumice`` with the encoding and the
 readout, which netx does not look at: read back, they give the very network that was written.
+
+netx has no branches. A network that is no chain is written without ``layer``, so that netx stops
+at once (no such object) instead of running something else, and with a group ``pumice_graph`` of our
+own; see docs/files.md.
 """
 
 from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +33,7 @@ from loihi import (
     INTEGRATOR,
     Conv,
     Dense,
+    Edge,
     Encoding,
     Inject,
     Layer,
@@ -37,10 +44,15 @@ from loihi import (
     formats,
 )
 from loihi.formats import require_integer, require_integers
-from loihi.network import Readout, Shape
+from loihi.network import INPUT, Readout, Shape, Synapse
 
 VERSION = 1
-"""Of the group ``pumice``."""
+"""Of the groups ``pumice`` and ``pumice_graph``."""
+GRAPH = "pumice_graph"
+"""The group that holds a network with branches; a file has this or ``layer``."""
+CHAINS_ONLY = "Lava's netx cannot hold branches: simulate with --engine fast or --engine reference"
+PACKED = 2000
+"""No more times than this can a compressed array be larger than what it takes in the file."""
 NEVER = 1 << 17
 """The threshold mantissa that netx gives a block without neurons: v stops short of it."""
 TIME_STEPS = 16
@@ -60,7 +72,7 @@ class NetxError(PumiceError):
 
 
 def write(network: Network, path: str | Path) -> None:
-    """Write ``network`` to a netx file, whole or not at all.
+    """Write ``network`` to a netx file, whole or not at all; one with branches to a file of ours.
 
     Raises :class:`NetxError` for what netx or Lava would not take as it is, with the layer, and
     :class:`PumiceError` where it cannot be written; a file that was there before is then untouched.
@@ -76,6 +88,50 @@ def write(network: Network, path: str | Path) -> None:
 
 
 def _write(network: Network, file: h5py.File) -> None:
+    own = file.create_group("pumice")
+    own.attrs["version"] = VERSION
+    own.attrs["encoding"] = json.dumps(asdict(network.encoding), default=lambda n: n.item())
+    own.attrs["readout"] = network.readout
+    if network.is_chain:
+        _write_chain(network, file)
+    else:
+        _write_graph(network, file.create_group(GRAPH))
+
+
+def _write_graph(network: Network, group: h5py.Group) -> None:
+    group.attrs["version"] = VERSION
+    group.attrs["input_shape"] = network.input_shape
+    for index, layer in enumerate(network.layers):
+        place = group.create_group(str(index))
+        if layer.carry is not None:
+            place.attrs["carry"] = layer.carry
+        for number, (synapse, sources) in enumerate(network.synapses(index)):
+            _write_synapse(place.create_group(f"synapse/{number}"), synapse, sources)
+        neuron = place.create_group("neuron")
+        neuron.attrs["du"], neuron.attrs["dv"] = layer.neuron.du, layer.neuron.dv
+        if layer.neuron.vth is not None:
+            neuron.attrs["vth"] = layer.neuron.vth
+        neuron.attrs["bias_exp"] = layer.neuron.bias_exp
+        neuron["bias"] = layer.neuron.bias
+
+
+def _write_synapse(group: h5py.Group, synapse: Synapse, sources: tuple[int, ...]) -> None:
+    group.attrs["sources"] = sources
+    if isinstance(synapse, Inject):
+        group.attrs["type"] = "input"
+        return
+    group["weight"] = synapse.weight
+    if isinstance(synapse, Dense):
+        group.attrs["type"] = "dense"
+        if synapse.delay is not None:
+            group["delay"] = synapse.delay
+        return
+    group.attrs["type"] = "conv"
+    for name in ("stride", "padding", "dilation", "groups"):
+        group.attrs[name] = getattr(synapse, name)
+
+
+def _write_chain(network: Network, file: h5py.File) -> None:
     layers = file.create_group("layer")
 
     def add(kind: str, shape: Shape) -> h5py.Group:
@@ -106,10 +162,6 @@ def _write(network: Network, file: h5py.File) -> None:
             raise NetxError(f"layer {network.names[index]}: {error}") from None
     file["simulation/Ts"] = 1
     file["simulation/tSample"] = network.time_steps
-    own = file.create_group("pumice")
-    own.attrs["version"] = VERSION
-    own.attrs["encoding"] = json.dumps(asdict(network.encoding), default=lambda n: n.item())
-    own.attrs["readout"] = network.readout
 
 
 def _write_input(group: h5py.Group, encoding: Encoding, neuron: Neuron) -> None:
@@ -236,6 +288,8 @@ class _Place:
             raise self.error(f"{key} is missing")
         if not isinstance(item, h5py.Dataset):
             raise self.error(f"{key} is a group, not a number")
+        if item.nbytes > PACKED * item.id.get_storage_size():  # before memory is taken for it
+            raise self.error(f"{key} is damaged: the file holds less than {list(item.shape)}")
         return item[()]
 
     def integers(self, key: str, low: int, high: int) -> NDArray[np.int32]:
@@ -265,6 +319,10 @@ class _Place:
 
 def _read(file: h5py.File) -> Network:
     layers, own = file.get("layer"), file.get("pumice")
+    if GRAPH in file:
+        if "layer" in file:
+            raise NetxError(f"layer and {GRAPH}: two networks in one file, which one is meant?")
+        return _read_graph(file)
     if not isinstance(layers, h5py.Group) or not len(layers):
         raise NetxError("not a netx file: it has no layers")
     if missing := [i for i in range(len(layers)) if str(i) not in layers]:
@@ -280,11 +338,8 @@ def _read(file: h5py.File) -> Network:
         if not isinstance(layers[str(index)], h5py.Group):
             raise NetxError(f"layer/{index} is not a group")
         place = _Place(layers[str(index)], f"layer/{index}")
-        try:
+        with _at(place):
             reader.add(place)
-        except PumiceError as error:
-            text = str(error)
-            raise NetxError(text) if text.startswith(place.name) else place.error(text) from None
     if not reader.layers or reader.input_shape is None:
         raise NetxError("no layer in it has neurons")
     encoding = reader.encoding
@@ -295,10 +350,129 @@ def _read(file: h5py.File) -> Network:
     return Network(reader.input_shape, tuple(reader.layers), encoding, readout)
 
 
+def _read_graph(file: h5py.File) -> Network:
+    graph, own = (_Attributes(_group(file, name, name), name) for name in (GRAPH, "pumice"))
+    graph.version()
+    encoding, readout = _encoding(own)
+    if missing := [i for i in range(len(graph.group)) if str(i) not in graph.group]:
+        raise graph.error(f"layers are numbered from 0 without gaps: {missing[0]} is missing")
+    layers = []
+    for index in range(len(graph.group)):
+        place = _Attributes(_group(graph.group, str(index), GRAPH), f"{GRAPH}/{index}")
+        with _at(place):
+            layers.append(_read_layer(place))
+    shape = tuple(graph.integers("input_shape", 1, _INT).reshape(-1).tolist())
+    return Network(shape, tuple(layers), encoding, readout)
+
+
+def _read_layer(place: _Attributes) -> Layer:
+    group = _group(place.group, "synapse", place.name)
+    (synapse, sources), *more = (
+        _read_synapse(group, number, f"{place.name}/synapse/{number}")
+        for number in range(max(1, len(group)))
+    )
+    edges = []
+    for further, its_sources in more:
+        if isinstance(further, Inject):
+            raise place.error("only its first synapse can be of type input")
+        edges.append(Edge(further, its_sources))
+    carry = place.integer("carry", 0, _INT) if "carry" in place else None
+    return Layer(synapse, _read_neuron(place), sources, tuple(edges), carry)
+
+
+def _read_synapse(group: h5py.Group, number: int, name: str) -> tuple[Synapse, tuple[int, ...]]:
+    place = _Attributes(_group(group, str(number), name), name)
+    data = _Place(place.group, name)
+    kind = place.attribute("type")
+    sources = tuple(place.integers("sources", INPUT, _INT).reshape(-1).tolist())
+    if kind == "input":
+        return Inject(), sources
+    weight = data.integers("weight", -256, 255)
+    if kind == "dense":
+        delay = data.integers("delay", 0, formats.DELAY_MAX) if "delay" in data else None
+        return Dense(weight, delay), sources
+    if kind != "conv":
+        raise place.error(f"type {kind!r} is not a synapse that pumice knows")
+    synapse = Conv(
+        weight,
+        stride=_pair(place, "stride", 1),
+        padding=_pair(place, "padding", 0),
+        dilation=_pair(place, "dilation", 1),
+        groups=place.integer("groups", 1, 2**15),
+    )
+    return synapse, sources
+
+
+def _read_neuron(layer: _Attributes) -> Neuron:
+    name = f"{layer.name}/neuron"
+    place = _Attributes(_group(layer.group, "neuron", layer.name), name)
+    bias = _Place(place.group, name).integers("bias", formats.BIAS_MIN, formats.BIAS_MAX)
+    return Neuron(
+        du=place.integer("du", 0, formats.DECAY_ONE),
+        dv=place.integer("dv", 0, formats.DECAY_ONE),
+        vth=place.integer("vth", 0, formats.VTH_MAX) if "vth" in place else None,
+        bias=bias if bias.ndim else int(bias),
+        bias_exp=place.integer("bias_exp", 0, formats.BIAS_EXP_MAX),
+    )
+
+
+@contextmanager
+def _at(place: _Place) -> Iterator[None]:
+    """Errors from here name the place."""
+    try:
+        yield
+    except PumiceError as error:
+        text = str(error)
+        raise NetxError(text) if text.startswith(place.name) else place.error(text) from None
+
+
+def _group(parent: h5py.Group, key: str, name: str) -> h5py.Group:
+    if not isinstance(found := parent.get(key), h5py.Group):
+        raise NetxError(f"{name}: the group {key} is missing")
+    return found
+
+
+class _Attributes(_Place):
+    """A group whose numbers are attributes; they are looked up as :class:`_Place` does."""
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.group.attrs
+
+    def value(self, key: str) -> Any:
+        if key not in self:
+            raise self.error(f"{key} is missing")
+        return self.group.attrs[key]
+
+    def attribute(self, key: str) -> str:
+        value = self.value(key)
+        if not isinstance(value, str):
+            raise self.error(f"{key} is not a word")
+        return value
+
+    def version(self) -> None:
+        found = self.group.attrs.get("version")
+        if found != VERSION:
+            raise NetxError(f"{self.name}/version is {found}: this pumice knows {VERSION}")
+
+
 def _read_own(own: h5py.Group, found: Encoding) -> tuple[Encoding, Readout]:
-    version = own.attrs.get("version")
-    if version != VERSION:
-        raise NetxError(f"pumice/version is {version}: this pumice knows {VERSION}")
+    encoding, readout = _encoding(_Attributes(own, "pumice"))
+    if encoding.time_steps != found.time_steps:
+        raise NetxError(
+            f"pumice/encoding says {encoding.time_steps} steps, simulation/tSample "
+            f"{found.time_steps}"
+        )
+    if found.kind == "graded" and encoding.payload != found.payload:
+        raise NetxError(
+            f"pumice/encoding says payload {encoding.payload}, layer/0's weight and bias "
+            f"{found.payload}"
+        )
+    return encoding, readout
+
+
+def _encoding(place: _Attributes) -> tuple[Encoding, Readout]:
+    place.version()
+    own = place.group
     try:
         said = json.loads(own.attrs["encoding"])
         said["payload"] = tuple(said["payload"])
@@ -312,16 +486,6 @@ def _read_own(own: h5py.Group, found: Encoding) -> tuple[Encoding, Readout]:
         readout: Readout = own.attrs["readout"]
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise NetxError(f"pumice: its encoding cannot be read: {error}") from None
-    if encoding.time_steps != found.time_steps:
-        raise NetxError(
-            f"pumice/encoding says {encoding.time_steps} steps, simulation/tSample "
-            f"{found.time_steps}"
-        )
-    if found.kind == "graded" and encoding.payload != found.payload:
-        raise NetxError(
-            f"pumice/encoding says payload {encoding.payload}, layer/0's weight and bias "
-            f"{found.payload}"
-        )
     return encoding, readout
 
 

@@ -45,9 +45,9 @@ def run(
     record: of ``spikes``, ``u``, ``v``, as in :func:`loihi.reference.run`, whose Trace this is.
     deadline: seconds; by default as many as a slow machine may need.
 
-    Raises :class:`lava_export.netx.NetxError` for the file, :class:`loihi.errors.PumiceError` where
-    Lava is not installed or ``x`` does not fit, :class:`lava_export.supervise.ChildError` for what
-    goes wrong in Lava.
+    Raises :class:`lava_export.netx.NetxError` for the file and where its network has branches,
+    :class:`loihi.errors.PumiceError` where Lava is not installed or ``x`` does not fit,
+    :class:`lava_export.supervise.ChildError` for what goes wrong in Lava.
     """
     network = netx.read(path)
     wanted = set(record)
@@ -91,6 +91,8 @@ def observe(
     network: what is in ``path``. record: state to layer indices, ``{"v": [2]}``.
     Returns for each (state, index) an array ``[T, N, *shape]``, in local time.
     """
+    if not network.is_chain:
+        raise netx.NetxError(f"{path}: {netx.CHAINS_ONLY}")
     lava_compat.require()
     x = network.check_payloads(x)
     steps, samples = x.shape[:2]

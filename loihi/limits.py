@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi import formats
-from loihi.engine import Activity, Engine
+from loihi.engine import Activity, Engine, largest_sum
 from loihi.errors import PumiceError
-from loihi.network import Conv, Dense, Inject, Network
+from loihi.network import INPUT, Conv, Dense, Inject, Network
 
 Level = Literal["ok", "warning", "error"]
 
@@ -192,7 +192,12 @@ def delays(network: Network, on: Chip) -> Iterator[Finding]:
 
 def graded_input(network: Network, on: Chip) -> Iterator[Finding]:
     """Payloads other than 0 and 1 need graded spikes, or input neurons to take them as current."""
-    if network.encoding.binary or isinstance(network.layers[0].synapse, Inject):
+    heard = any(
+        INPUT in sources and not isinstance(synapse, Inject)
+        for index in range(len(network.layers))
+        for synapse, sources in network.synapses(index)
+    )
+    if network.encoding.binary or not heard:
         return
     first, last = network.encoding.payload
     level: Level = "ok" if on.graded else "error"
@@ -205,18 +210,61 @@ def graded_input(network: Network, on: Chip) -> Iterator[Finding]:
     yield Finding("graded input", None, level, used, formats.PAYLOAD_MAX, "payload", message)
 
 
+def branches(network: Network, on: Chip) -> Iterator[Finding]:
+    """Nothing takes a network that is no chain to a chip yet: netx files hold chains."""
+    used = sum(
+        layer.sources is not None or bool(layer.more) or layer.carry is not None
+        for layer in network.layers
+    )
+    if used:
+        message = (
+            "Lava's netx holds chains only: simulate with --engine fast or reference; a chip needs "
+            "these layers wired by hand"
+        )
+        yield Finding("branches", None, "warning", used, 0, "layers", message)
+
+
+def waits(network: Network, on: Chip) -> Iterator[Finding]:
+    """Where ways of different lengths meet, the spikes of the shorter wait, by synaptic delays.
+
+    Local time does without: there all spikes of a step meet in that step, and a recurrent synapse
+    carries those of the step before. On a chip each synapse takes a step, so that a layer starts
+    with what comes last (:attr:`loihi.network.Network.arrivals`). A loop of several layers takes
+    more than the one step that it has in local time: no delay makes up for that.
+    """
+    if network.is_chain:
+        return
+    for index, name in enumerate(network.names):
+        shortest, longest = 0, 0
+        for synapse, source, step in _connections(network, index):
+            own = synapse.delay if isinstance(synapse, Dense) else None
+            start = 0 if source == INPUT else network.arrivals[source]
+            wait = network.arrivals[index] - start + step - synapse.latency
+            shortest = min(shortest, wait + (0 if own is None else int(own.min())))
+            if wait > 0:
+                longest = max(longest, wait + (0 if own is None else int(own.max())))
+        level: Level = "ok" if longest <= on.delay else "error"
+        message = "" if level == "ok" else "spikes have to be passed on by neurons in between"
+        if longest:
+            yield Finding("branch delay", name, level, longest, on.delay, "steps", message)
+        if shortest < 0:
+            message = "a loop over several layers takes a step each on a chip: feed layers back to "
+            message += "themselves, or give the loop delays"
+            yield Finding("loop", name, "error", 1 - shortest, 1, "steps", message)
+
+
 def worst_case_current(network: Network, on: Chip) -> Iterator[Finding]:
     """The largest u that any input could cause within T steps, against the wrap at 2^23."""
-    largest_payload = max(abs(p) for p in network.encoding.payload)
+    largest: list[int] = []
     for index, (name, layer) in enumerate(zip(network.names, network.layers, strict=True)):
-        payload = largest_payload if index == 0 else 1
-        if isinstance(layer.synapse, Inject):
-            a = payload
-        else:
-            fan = np.abs(layer.synapse.weight.astype(np.int64)).reshape(
-                len(layer.synapse.weight), -1
-            )
-            a = int(fan.sum(axis=1).max()) * payload
+        a = 0 if layer.carry is None else largest[layer.carry]
+        for synapse, sources in network.synapses(index):
+            payload = network.payload_of(sources)
+            if isinstance(synapse, Inject):
+                a += max(map(abs, payload))
+            else:
+                a += largest_sum(synapse.weight, payload)
+        largest.append(a)
         kept = (formats.DECAY_ONE - layer.neuron.du) / formats.DECAY_ONE
         steps = network.time_steps
         sustained = steps if kept == 1.0 else (1 - kept**steps) / (1 - kept)
@@ -227,41 +275,38 @@ def worst_case_current(network: Network, on: Chip) -> Iterator[Finding]:
 
 
 def cores(network: Network, on: Chip) -> Iterator[Finding]:
-    """Neurons and synaptic memory, spread over cores: how many the network takes."""
+    """Neurons and synaptic memory, spread over cores: how many the network takes.
+
+    Synapses and axons are counted once for each of the sources that a synapse adds up, and again
+    where a layer carries another's input: the spikes come from different neurons, at different
+    steps.
+    """
     total = 0
-    before = (network.input_shape, *network.shapes[:-1])
-    for name, layer, inputs, shape in zip(
-        network.names, network.layers, before, network.shapes, strict=True
-    ):
+    weight_bits: dict[int, int] = {}
+    for index, (name, shape) in enumerate(zip(network.names, network.shapes, strict=True)):
         neurons = int(np.prod(shape))
         by_neurons = math.ceil(neurons / on.neurons)
-        by_memory = 0
-        if not isinstance(layer.synapse, Inject):
-            bits = formats.weight_format(layer.synapse.weight).bits
+        needed = one_neuron = axons = 0
+        connections = list(_connections(network, index))
+        for synapse, source, _ in connections:
+            bits = weight_bits.get(id(synapse)) or formats.weight_format(synapse.weight).bits
+            weight_bits[id(synapse)] = bits
             # A convolution is counted unrolled, one copy of its kernel a neuron: an upper bound
             # (Loihi 2 can share kernels; no public source says at what cost).
-            fan_in = int(np.prod(layer.synapse.weight.shape[1:]))
-            needed = math.ceil(neurons * fan_in * bits / 8)
-            one_neuron = math.ceil(fan_in * bits / 8)
-            by_memory = math.ceil(needed / on.synapse_bytes)
-            level: Level = "ok" if one_neuron <= on.synapse_bytes else "error"
-            message = _cores(by_memory) if level == "ok" else "one neuron's synapses fill a core"
-            yield Finding(
-                "synaptic memory",
-                name,
-                level,
-                needed,
-                by_memory * on.synapse_bytes,
-                "bytes",
-                message,
-            )
-            if on.axons is not None and isinstance(layer.synapse, Dense):
-                used = int(np.prod(inputs))
-                level = "ok" if used <= on.axons else "error"
-                message = (
-                    "" if level == "ok" else "a core takes no more inputs: pool or split before"
-                )
-                yield Finding("input axons", name, level, used, on.axons, "axons a core", message)
+            fan_in = int(np.prod(synapse.weight.shape[1:]))
+            needed += math.ceil(neurons * fan_in * bits / 8)
+            one_neuron += math.ceil(fan_in * bits / 8)
+            axons += int(np.prod(network.shape_of(source))) if isinstance(synapse, Dense) else 0
+        by_memory = math.ceil(needed / on.synapse_bytes)
+        level: Level = "ok" if one_neuron <= on.synapse_bytes else "error"
+        message = _cores(by_memory) if level == "ok" else "one neuron's synapses fill a core"
+        if connections:
+            allowed = by_memory * on.synapse_bytes
+            yield Finding("synaptic memory", name, level, needed, allowed, "bytes", message)
+        if on.axons is not None and axons:
+            level = "ok" if axons <= on.axons else "error"
+            message = "" if level == "ok" else "a core takes no more inputs: pool or split before"
+            yield Finding("input axons", name, level, axons, on.axons, "axons a core", message)
         taken = max(by_neurons, by_memory)
         total += taken
         yield Finding(
@@ -277,6 +322,8 @@ RULES: tuple[Callable[[Network, Chip], Iterator[Finding]], ...] = (
     thresholds,
     biases,
     delays,
+    branches,
+    waits,
     graded_input,
     worst_case_current,
     cores,
@@ -333,6 +380,22 @@ def _cores(count: int) -> str:
 
 
 def _synapses(network: Network) -> Iterator[tuple[str, Dense | Conv]]:
-    for name, layer in zip(network.names, network.layers, strict=True):
-        if not isinstance(layer.synapse, Inject):
-            yield name, layer.synapse
+    """All synapses with a name: the layer's, if it is its only one."""
+    for index, name in enumerate(network.names):
+        synapses = network.synapses(index)
+        for (synapse, _), words in zip(synapses, network.describe(index), strict=True):
+            if not isinstance(synapse, Inject):
+                yield name if len(synapses) == 1 else f"{index} {words}", synapse
+
+
+def _connections(network: Network, index: int) -> Iterator[tuple[Dense | Conv, int, int]]:
+    """What a layer needs on a chip: (synapse, source, steps that it is late in local time).
+
+    A synapse is there once for each of its sources, those of carried layers included.
+    """
+    by: int | None = index
+    while by is not None:
+        for synapse, sources in network.synapses(by):
+            if not isinstance(synapse, Inject):
+                yield from ((synapse, source, int(source >= by)) for source in sources)
+        by = network.layers[by].carry

@@ -1,9 +1,9 @@
 """The frozen integer network: everything that the chip needs, and nothing that training needs.
 
-A :class:`Network` is a chain of layers, each a synapse and its neurons, in integers only. It is
-immutable, checked where it is built, and equal to another when every number is. The trainer
-freezes into it, ``lava_export`` writes it to a netx file and reads it back, ``reference`` and
-``engine`` run it, ``limits`` holds it against a chip.
+A :class:`Network` is layers, each a synapse and its neurons, in integers only: a chain, or a graph
+with branches, additions and recurrence. It is immutable, checked where it is built, and equal to
+another when every number is. The trainer freezes into it, ``lava_export`` writes it to a file and
+reads it back, ``reference`` and ``engine`` run it, ``limits`` holds it against a chip.
 
 Shapes are ``(features,)`` or ``(C, H, W)``; arrays over time are ``[T, N, C, H, W]``; a dense
 synapse after an image flattens it in C, H, W order, as torch does.
@@ -11,7 +11,8 @@ synapse after an image flattens it in C, H, W order, as torch does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -26,6 +27,9 @@ from loihi.formats import require_integer, require_integers
 
 Shape = tuple[int, ...]
 Readout = Literal["membrane", "spikes"]
+
+INPUT = -1
+"""The network's input, where layers are named as sources."""
 
 
 class NetworkError(PumiceError):
@@ -238,23 +242,78 @@ class Conv(_Frozen):
 Synapse = Inject | Dense | Conv
 
 
+def _sources(sources: Sequence[int]) -> tuple[int, ...]:
+    found = sorted(require_integer("a source", source, INPUT, 2**31 - 1) for source in sources)
+    if not found:
+        raise NetworkError("sources are empty: name a layer, or -1 for the network's input")
+    if len(set(found)) < len(found):
+        raise NetworkError(f"a source is named twice in {tuple(found)}: use larger weights")
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Edge(_Frozen):
+    """A further synapse that feeds a layer's neurons.
+
+    sources: the layers whose spikes it carries, added up; −1: the network's input.
+    """
+
+    synapse: Dense | Conv
+    sources: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.synapse, Dense | Conv):
+            raise NetworkError("a further synapse is dense or a convolution")
+        object.__setattr__(self, "sources", _sources(self.sources))
+
+
 @dataclass(frozen=True, eq=False)
 class Layer(_Frozen):
-    """A synapse and the neurons it feeds."""
+    """Neurons and the synapses that feed them: one, and where the network branches, more.
+
+    With sᵢ[t] the spikes of layer i at its local step t, the synaptic input of layer l is ::
+
+        a_l[t] = Σ synapse(Σ sᵢ[t − (i ≥ l)])  over ``synapse`` and ``more``  +  a_carry[t]
+
+    Spikes of a layer before are those of the same step; of the layer itself or a later one, those
+    of the step before, and none at a sample's first step. All sums are of integers, wrapped at 32
+    bits as Lava's are (the sum of one convolution at 24).
+
+    sources: the layers whose spikes ``synapse`` carries, added up: the element-wise addition of
+        spike-element-wise (SEW) residual nets, so that k sources send payloads of 0..k. −1 is the
+        network's input. None: the layer before, the input for the first. Kept in ascending order.
+    more: further synapses onto the same neurons: a shortcut with a synapse of its own, a recurrent
+        one.
+    carry: an earlier layer whose whole synaptic input (its own carry included; not its bias) is
+        added: the identity shortcut of pre-activation nets. On a chip its synapses are repeated.
+    """
 
     synapse: Synapse
     neuron: Neuron
+    sources: tuple[int, ...] | None = None
+    more: tuple[Edge, ...] = ()
+    carry: int | None = None
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        if self.sources is not None:
+            put(self, "sources", _sources(self.sources))
+        put(self, "more", tuple(self.more))
+        if self.carry is not None:
+            put(self, "carry", require_integer("carry", self.carry, 0, 2**31 - 1))
 
 
 @dataclass(frozen=True, eq=False)
 class Network(_Frozen):
-    """A chain of layers, its input encoding, and how its answer is read.
+    """Layers, the network's input encoding, and how its answer is read.
 
     input_shape: ``(features,)`` or ``(C, H, W)`` of what is sent in each step.
-    layers: at least one; :class:`Inject` can only be the first.
+    layers: at least one; :class:`Inject` can only be the first. The last is read.
     encoding: how data become payloads; its T is the number of steps a sample lasts.
     readout: ``membrane``: v of the last layer after the last step; ``spikes``: how often each of
         its neurons spiked. The largest wins, the first of equals.
+
+    ``sources`` that say what a chain does anyway are kept as None: they make no other network.
     """
 
     input_shape: Shape
@@ -264,7 +323,14 @@ class Network(_Frozen):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "input_shape", tuple(int(n) for n in self.input_shape))
-        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(
+            self,
+            "layers",
+            tuple(
+                replace(layer, sources=None) if layer.sources == (index - 1,) else layer
+                for index, layer in enumerate(self.layers)
+            ),
+        )
         if len(self.input_shape) not in (1, 3) or min(self.input_shape) < 1:
             raise NetworkError(f"input shape {self.input_shape} is neither (N,) nor (C, H, W)")
         if not self.layers:
@@ -273,33 +339,128 @@ class Network(_Frozen):
             raise NetworkError(f"readout {self.readout!r} is neither 'membrane' nor 'spikes'")
         if self.readout == "spikes" and self.layers[-1].neuron.vth is None:
             raise NetworkError("readout 'spikes' of a last layer that never spikes: use 'membrane'")
-        self.shapes  # noqa: B018 - checks every layer against the one before
+        self.shapes  # noqa: B018 - checks every layer against those that feed it
+
+    @cached_property
+    def is_chain(self) -> bool:
+        """Whether each layer is fed by the one before alone: no branch, addition or recurrence."""
+        return all(
+            layer.sources is None and not layer.more and layer.carry is None
+            for layer in self.layers
+        )
+
+    def sources(self, index: int) -> tuple[int, ...]:
+        """The layers whose spikes a layer's ``synapse`` carries; −1 is the network's input."""
+        sources = self.layers[index].sources
+        return (index % len(self.layers) - 1,) if sources is None else sources
+
+    def synapses(self, index: int) -> tuple[tuple[Synapse, tuple[int, ...]], ...]:
+        """All synapses of a layer, ``synapse`` first, each with its sources."""
+        layer = self.layers[index]
+        more = ((edge.synapse, edge.sources) for edge in layer.more)
+        return ((layer.synapse, self.sources(index)), *more)
+
+    def shape_of(self, source: int) -> Shape:
+        """The shape of what a source sends: a layer's, or the input's for −1."""
+        return self.input_shape if source == INPUT else self.shapes[source]
+
+    def payload_of(self, sources: Sequence[int]) -> tuple[int, int]:
+        """The smallest and the largest payload that these sources can send together."""
+        low = high = 0
+        for source in sources:
+            first, last = self.encoding.payload if source == INPUT else (0, 1)
+            low, high = low + min(first, 0), high + max(last, 0)
+        return low, high
 
     @cached_property
     def shapes(self) -> tuple[Shape, ...]:
         """The output shape of every layer."""
-        shape, shapes = self.input_shape, []
+        shapes: list[Shape | None] = [None] * len(self.layers)
+        missing, before = list(range(len(self.layers))), 0
+        while missing and len(missing) != before:  # a loop can need a second look
+            before = len(missing)
+            for index in missing:
+                with _at_layer(index):
+                    shapes[index] = self._shape(index, shapes)
+            missing = [index for index in missing if shapes[index] is None]
+        if missing:
+            raise NetworkError(
+                f"layer {missing[0]}: nothing says the size of its image: its convolutions are "
+                "fed by nothing but a loop"
+            )
+        known: list[Shape] = [shape for shape in shapes if shape is not None]
         for index, layer in enumerate(self.layers):
-            try:
-                if isinstance(layer.synapse, Inject):
-                    if index:
-                        raise NetworkError("only the first layer can be an input layer")
-                else:
-                    formats.weight_format(layer.synapse.weight)
-                shape = layer.synapse.output_shape(shape)
-                _check_bias(layer.neuron, shape)
-            except PumiceError as error:
-                raise NetworkError(f"layer {index}: {error}") from None
-            shapes.append(shape)
-        return tuple(shapes)
+            with _at_layer(index):
+                self._check(index, known)
+                _check_bias(layer.neuron, known[index])
+        return tuple(known)
+
+    def _shape(self, index: int, shapes: Sequence[Shape | None]) -> Shape | None:
+        """A layer's output shape, from the first of its synapses whose sources' shape is known."""
+        layer = self.layers[index]
+        if isinstance(layer.synapse, Inject) and (index or layer.sources is not None):
+            raise NetworkError("only the first layer can be an input layer, fed by the input alone")
+        for synapse, sources in self.synapses(index):
+            for source in sources:
+                if source >= len(self.layers):
+                    raise NetworkError(
+                        f"source {source} is not a layer: they are 0..{len(self.layers) - 1}"
+                    )
+                shape = self.input_shape if source == INPUT else shapes[source]
+                if shape is not None:
+                    return synapse.output_shape(shape)
+            if isinstance(synapse, Dense):
+                return synapse.weight.shape[:1]
+        return None
+
+    def _check(self, index: int, shapes: Sequence[Shape]) -> None:
+        """That everything that feeds a layer fits it and its kind."""
+        for number, (synapse, sources) in enumerate(self.synapses(index)):
+            fed = [self.input_shape if s == INPUT else shapes[s] for s in sources]
+            if len(set(fed)) > 1:
+                sizes = ", ".join(
+                    f"{_source(s)} {_size(shape)}" for s, shape in zip(sources, fed, strict=True)
+                )
+                raise NetworkError(f"sources that are added must have one shape, found {sizes}")
+            if not isinstance(synapse, Inject):
+                formats.weight_format(synapse.weight)
+            out = synapse.output_shape(fed[0])
+            if out != shapes[index]:
+                raise NetworkError(
+                    f"its synapse {synapse.describe(fed[0])} (more {number - 1}) makes "
+                    f"{_size(out)} of {_size(fed[0])}, its neurons are {_size(shapes[index])}"
+                )
+        carry = self.layers[index].carry
+        if carry is None:
+            return
+        if carry >= index:
+            raise NetworkError(f"carry is {carry}: it takes the input of an earlier layer")
+        if shapes[carry] != shapes[index]:
+            raise NetworkError(
+                f"carry takes the input of layer {carry}, of {_size(shapes[carry])} neurons, for "
+                f"{_size(shapes[index])}"
+            )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """A name for every layer: its index and what it is, as ``1 dense 512-10``."""
-        before = (self.input_shape, *self.shapes[:-1])
+        """A name for every layer: its index and what it is, as ``1 dense 512-10``.
+
+        Where it is no link of a chain, all that feeds it: ``4 conv 8@3x3 from 1+3 & conv 8@1x1
+        from input & input of 2``.
+        """
         return tuple(
-            f"{i} {layer.synapse.describe(shape)}"
-            for i, (layer, shape) in enumerate(zip(self.layers, before, strict=True))
+            f"{index} {' & '.join([*self.describe(index), *carried])}"
+            for index, layer in enumerate(self.layers)
+            for carried in [[] if layer.carry is None else [f"input of {layer.carry}"]]
+        )
+
+    def describe(self, index: int) -> tuple[str, ...]:
+        """What each of a layer's :meth:`synapses` is: ``conv 8@3x3 from 1+3``."""
+        link = self.layers[index].sources is None
+        return tuple(
+            synapse.describe(self.shape_of(sources[0]))
+            + ("" if link and not number else f" from {'+'.join(map(_source, sources))}")
+            for number, (synapse, sources) in enumerate(self.synapses(index))
         )
 
     @cached_property
@@ -309,8 +470,23 @@ class Network(_Frozen):
         A layer's *local* step τ happens at hardware step τ + arrival. With states reset at each
         layer's own local step 1, local time has no latency at all: that is what the trainer and
         the engine compute.
+
+        In a graph it is the longest way (recurrent synapses left out), the earliest at which all
+        spikes of a step can be there. Those of a shorter way would need a delay, and a loop
+        through several layers would have to be faster than a synapse a step: local time knows
+        neither (see :func:`loihi.limits.waits`), and nothing wires graphs to the chip yet.
         """
-        return tuple(np.cumsum([layer.synapse.latency for layer in self.layers]).tolist())
+        arrivals: list[int] = []
+        for index, layer in enumerate(self.layers):
+            ways = [0 if layer.carry is None else arrivals[layer.carry]]
+            for synapse, sources in self.synapses(index):
+                ways += [
+                    (0 if s == INPUT else arrivals[s]) + synapse.latency
+                    for s in sources
+                    if s < index
+                ]
+            arrivals.append(max(ways))
+        return tuple(arrivals)
 
     @property
     def time_steps(self) -> int:
@@ -326,8 +502,9 @@ class Network(_Frozen):
     def has_delays(self) -> bool:
         """Whether any synapse has a delay."""
         return any(
-            isinstance(layer.synapse, Dense) and layer.synapse.delay is not None
+            isinstance(synapse, Dense) and synapse.delay is not None
             for layer in self.layers
+            for synapse in (layer.synapse, *(edge.synapse for edge in layer.more))
         )
 
     def with_layer(self, index: int, layer: Layer) -> Network:
@@ -373,6 +550,19 @@ def _check_bias(neuron: Neuron, shape: Shape) -> None:
     bias = np.asarray(neuron.bias)
     if bias.ndim and bias.shape not in (shape, shape[:1]):
         raise NetworkError(f"bias of shape {list(bias.shape)} on neurons of {_size(shape)}")
+
+
+@contextmanager
+def _at_layer(index: int) -> Iterator[None]:
+    """Errors from here say which layer."""
+    try:
+        yield
+    except PumiceError as error:
+        raise NetworkError(f"layer {index}: {error}") from None
+
+
+def _source(index: int) -> str:
+    return "input" if index == INPUT else str(index)
 
 
 def _size(shape: Sequence[int]) -> str:

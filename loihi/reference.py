@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi import formats
-from loihi.network import Conv, Dense, Inject, Layer, Network, Neuron, Shape
+from loihi.network import INPUT, Conv, Dense, Inject, Layer, Network, NetworkError, Neuron, Shape
 
 STATES = ("spikes", "u", "v")
 
@@ -32,10 +32,14 @@ class Trace:
 def run(network: Network, x: NDArray[Any], record: Iterable[str] = ("spikes",)) -> Trace:
     """Each sample on its own, from rest: ``x`` are payloads ``[T, N, *input_shape]``.
 
-    Runs in hardware time, with each layer's reset at the step in which the sample's first input
-    can reach it, and cuts out of every layer the T steps that belong to the sample.
+    A chain runs in hardware time, with each layer's reset at the step in which the sample's first
+    input can reach it, and of every layer the T steps that belong to the sample are cut out. A
+    graph runs in local time, as :class:`loihi.network.Layer` says it: there is nothing before a
+    sample's first step, not even the spikes that a bias causes before a reset.
     """
     x = network.check_payloads(x)
+    if not network.is_chain:
+        return _run_graph(network, x, record)
     steps = len(x)
     lag = network.arrivals[-1]
     padding = np.zeros((lag, *x.shape[1:]), dtype=x.dtype)
@@ -58,11 +62,12 @@ def stream(
     Every synapse takes a step (plus its delay). With ``reset_interval`` each layer clears u and v,
     before its update, at the steps t (from 1) with ``t ≡ arrival + 1  (mod interval)``: the
     phased reset of netx, so that samples of that many steps follow each other without mixing.
-    Without it, nothing is ever reset but v at a spike.
+    Without it, nothing is ever reset but v at a spike. A :class:`~loihi.network.NetworkError` where
+    the network is no chain: graphs have local time only.
     """
-    wanted = set(record)
-    if unknown := wanted - set(STATES):
-        raise ValueError(f"cannot record {sorted(unknown)}: choose from {STATES}")
+    wanted = _wanted(record)
+    if not network.is_chain:
+        raise NetworkError("a network with branches has no hardware time yet: use reference.run")
     x = network.check_payloads(x)
     samples = x.shape[1]
     layers = [_State(layer, shape, samples) for layer, shape in _with_input_shapes(network)]
@@ -84,6 +89,79 @@ def stream(
         for state, rows in history.items()
     }
     return Trace(**stacked)
+
+
+def _run_graph(network: Network, x: NDArray[Any], record: Iterable[str]) -> Trace:
+    """Local time, step after step, layer after layer: the equations of a layer as they stand."""
+    wanted, samples = _wanted(record), x.shape[1]
+    rest = [np.zeros((samples, *shape), dtype=np.int64) for shape in network.shapes]
+    u, v = list(rest), list(rest)
+    history: dict[str, list[list[NDArray[Any]]]] = {s: [[] for _ in rest] for s in STATES}
+    spikes = history["spikes"]  # [layer][step], steps from 0
+
+    def sent(source: int, target: int, step: int) -> NDArray[np.int64]:
+        """What a synapse of ``target`` hears of ``source``; nothing before the first step."""
+        if source >= target:  # recurrent: of the step before
+            step -= 1
+        if source == INPUT:
+            return (x[step] if step >= 0 else 0 * x[0]).astype(np.int64)
+        return spikes[source][step].astype(np.int64) if step >= 0 else rest[source]
+
+    for t in range(len(x)):
+        inputs: list[NDArray[Any]] = []
+        for index, (layer, shape) in enumerate(zip(network.layers, network.shapes, strict=True)):
+            a = rest[index]
+            for synapse, sources in network.synapses(index):
+                for delay in range(1 + _longest_delay(synapse)):
+                    message = np.sum([sent(s, index, t - delay) for s in sources], axis=0)
+                    a = formats.wrap32(a + _transmit(synapse, message, delay))
+            if layer.carry is not None:
+                a = formats.wrap32(a + inputs[layer.carry])
+            inputs.append(a)
+            bias = layer.neuron.effective_bias(shape)
+            u[index], v[index], fired = step_neuron(layer.neuron, a, u[index], v[index], bias)
+            spikes[index].append(fired.astype(np.uint8))
+            for state, now in (("u", u[index]), ("v", v[index])):
+                if state in wanted:
+                    history[state][index].append(now.astype(np.int32))
+    found: dict[str, Any] = {
+        state: [
+            np.array(steps, np.uint8 if state == "spikes" else np.int32).reshape(
+                len(x), samples, *shape
+            )
+            for steps, shape in zip(rows, network.shapes, strict=True)
+            if state in wanted
+        ]
+        for state, rows in history.items()
+    }
+    return Trace(**found)
+
+
+def _wanted(record: Iterable[str]) -> set[str]:
+    wanted = set(record)
+    if unknown := wanted - set(STATES):
+        raise ValueError(f"cannot record {sorted(unknown)}: choose from {STATES}")
+    return wanted
+
+
+def _longest_delay(synapse: Inject | Dense | Conv) -> int:
+    if isinstance(synapse, Dense) and synapse.delay is not None:
+        return int(synapse.delay.max())
+    return 0
+
+
+def _transmit(
+    synapse: Inject | Dense | Conv, message: NDArray[np.int64], delay: int
+) -> NDArray[np.int64]:
+    """What ``message`` adds to the neurons' input through the synapses of this delay."""
+    if isinstance(synapse, Inject):
+        return message
+    if isinstance(synapse, Conv):
+        return formats.wrap24(convolve(synapse, message))
+    weight = synapse.weight.astype(np.int64)
+    if synapse.delay is not None:
+        weight = np.where(synapse.delay == delay, weight, 0)
+    return formats.wrap32(message.reshape(len(message), -1) @ weight.T)
 
 
 def scores(network: Network, trace: Trace) -> NDArray[np.int64]:
@@ -128,10 +206,8 @@ class _State:
         self.u = np.zeros((samples, *shape), dtype=np.int64)
         self.v = np.zeros((samples, *shape), dtype=np.int64)
         # What arrives 1, 2, … steps from now; a synapse without latency has nothing under way.
-        longest = 1
-        if isinstance(self.synapse, Dense) and self.synapse.delay is not None:
-            longest += int(self.synapse.delay.max())
-        self.arriving = [np.zeros_like(self.u) for _ in range(longest)]
+        longest = _longest_delay(self.synapse)
+        self.arriving = [np.zeros_like(self.u) for _ in range(1 + longest)]
 
     def reset(self) -> None:
         self.u[:] = 0
@@ -148,15 +224,8 @@ class _State:
         return spikes.astype(np.int64)
 
     def _accumulate(self, message: NDArray[np.int64]) -> None:
-        if isinstance(self.synapse, Conv):
-            self.arriving[0] += formats.wrap24(convolve(self.synapse, message))
-            return
-        assert isinstance(self.synapse, Dense)
-        flat = message.reshape(len(message), -1)
-        weight, delay = self.synapse.weight.astype(np.int64), self.synapse.delay
-        for d in range(len(self.arriving)):
-            now = weight if delay is None else np.where(delay == d, weight, 0)
-            self.arriving[d] += formats.wrap32(flat @ now.T)
+        for delay, later in enumerate(self.arriving):
+            later += _transmit(self.synapse, message, delay)
 
 
 def convolve(synapse: Conv, x: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -229,6 +229,8 @@ def build(network: Network, x: NDArray[Any], mode: Mode, rule: Rule) -> Block:
 
 
 def _check_shape(network: Network, mode: Mode) -> None:
+    if not network.is_chain:
+        raise LearningError("a network with branches or recurrence cannot learn on the chip yet")
     needed = 1 if mode == "readout" else 2
     if len(network.layers) < needed:
         raise LearningError(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
-from loihi import INTEGRATOR, Conv, Dense, Encoding, Inject, Layer, Network, Neuron
+from loihi import INTEGRATOR, Conv, Dense, Edge, Encoding, Inject, Layer, Network, Neuron
+from loihi.network import NetworkError
 
 # Each draw is a list of values that hypothesis can shrink towards its first entry.
 DECAYS = st.sampled_from([4096, 0, 1, 128, 1024, 2048, 4095]) | st.integers(0, 4096)
@@ -105,3 +107,74 @@ def payloads(draw: st.DrawFn, network: Network, samples: int = 3) -> np.ndarray:
     if draw(st.booleans()):  # the same at every step, as a static image is
         return np.broadcast_to(x[0], shape)
     return x
+
+
+@st.composite
+def graphs(draw: st.DrawFn, delays: bool = True, max_layers: int = 5) -> Network:
+    """Layers that feed each other in any way that their shapes allow: branches that are added,
+    further synapses, carried inputs, loops, and the input wherever it fits."""
+    steps = draw(st.integers(1, 6))
+    # A convolution goes from large to large or small images, a dense synapse from all to a vector.
+    large, small, vector = (2, 3, 4), (2, 2, 2), (draw(st.integers(1, 6)),)
+    kinds = {large: [large], small: [large, small], vector: [large, small, vector]}
+    count = draw(st.integers(1, max_layers))
+    last = draw(st.sampled_from([vector, small, large]))
+    shapes = [draw(st.sampled_from([large, small, vector])) for _ in range(count - 1)] + [last]
+    input_shape = draw(st.sampled_from([large, vector]))
+    sent = {-1: input_shape, **dict(enumerate(shapes))}
+
+    def synapse(source: tuple[int, ...], target: tuple[int, ...]) -> Conv | Dense:
+        if len(target) == 3:
+            kernel = draw(st.sampled_from([(1, 1), (3, 3)]))
+            groups = draw(st.sampled_from([1, 2]))
+            stride = 2 if source == large and target == small else 1
+            weight = draw(weights((2, 2 // groups, *kernel)))
+            return Conv(weight, stride, padding=kernel[0] // 2, groups=groups)
+        shape = (target[0], int(np.prod(source)))
+        delay = None
+        if delays and draw(st.integers(0, 3)) == 0:
+            rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+            delay = rng.integers(0, draw(st.sampled_from([2, 5])), shape)
+        return Dense(draw(weights(shape)), delay)
+
+    def feed(target: int, before: bool) -> tuple[Conv | Dense, tuple[int, ...]] | None:
+        able = {
+            source: shape
+            for source, shape in sent.items()
+            if shape in kinds[shapes[target]] and not (before and source >= target)
+        }
+        if not able:
+            return None
+        shape = able[draw(st.sampled_from(sorted(able)))]
+        alike = sorted(source for source in able if able[source] == shape)
+        sources = draw(st.sets(st.sampled_from(alike), min_size=1, max_size=3))
+        return synapse(shape, shapes[target]), tuple(sources)
+
+    layers: list[Layer] = []
+    for index, shape in enumerate(shapes):
+        # Loops alone would not say how large an image is: an earlier layer has to.
+        first = feed(index, before=len(shape) == 3 or draw(st.booleans())) or feed(index, False)
+        assume(first is not None)
+        more = [feed(index, before=False) for _ in range(draw(st.integers(0, 2)))]
+        alike = [k for k in range(index) if shapes[k] == shape]
+        carry = draw(st.none() | st.sampled_from(alike)) if alike else None
+        layers.append(
+            Layer(
+                first[0],
+                draw(neurons(shape, may_integrate=index == count - 1)),
+                first[1],
+                tuple(Edge(*edge) for edge in more if edge is not None),
+                carry,
+            )
+        )
+    readout = (
+        "membrane"
+        if layers[-1].neuron.vth is None
+        else draw(st.sampled_from(["membrane", "spikes"]))
+    )
+    encoding = Encoding("events", steps, payload=draw(PAYLOADS))
+    try:
+        return Network(input_shape, tuple(layers), encoding, readout)
+    except NetworkError:  # an image that only a loop feeds
+        assume(False)
+        raise

@@ -7,7 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from loihi import INTEGRATOR, Conv, Dense, Encoding, Inject, Layer, Network, Neuron, PumiceError
+from loihi import (
+    INTEGRATOR,
+    Conv,
+    Dense,
+    Edge,
+    Encoding,
+    Inject,
+    Layer,
+    Network,
+    Neuron,
+    PumiceError,
+)
 from loihi.limits import Finding, check, chip
 
 
@@ -126,3 +137,97 @@ def test_chip_figures_are_the_users_to_set() -> None:
 
 def test_report_is_json() -> None:
     json.dumps(check(build(dense(np.ones((1, 4)))), chip("loihi2")).as_dicts())
+
+
+# --- graphs -------------------------------------------------------------------------------------
+
+
+def all_of(network: Network, rule: str, on: str = "loihi1") -> dict[str | None, Finding]:
+    return {f.layer: f for f in check(network, chip(on)).findings if f.rule == rule}
+
+
+def shortcuts() -> Network:
+    """4 inputs; 6, 6 and 2 neurons; 8-bit weights."""
+    wide, square = np.tile([-128, 127], (6, 2)), np.tile([-128, 127], (6, 3))
+    return build(
+        dense(wide),
+        Layer(Dense(square), Neuron(), carry=0),
+        Layer(
+            Dense(square[:2]),
+            Neuron(),
+            (0, 1),
+            (Edge(Dense(np.array([[1, 0, 0, 1], [1, 1, 0, 0]])), (-1,)),),
+            None,
+        ),
+    )
+
+
+def test_branches_are_said_to_stay_here() -> None:
+    found = find(shortcuts(), "branches")
+    assert (found.level, found.used, found.allowed, found.layer) == ("warning", 2, 0, None)
+    assert "netx holds chains only: simulate with --engine fast or reference" in found.message
+    assert not all_of(build(dense(np.ones((1, 4)))), "branches")
+
+
+def test_every_synapse_of_a_graph_is_counted() -> None:
+    network = shortcuts()
+    assert network.names[2] == "2 dense 6-2 from 0+1 & dense 4-2 from input"
+    needed = {name: f.used for name, f in all_of(network, "synaptic memory").items()}
+    # 8 bits each; the carried synapses once more; once for each source; 1 bit in the shortcut
+    assert list(needed.values()) == [6 * 4, 6 * 6 + 6 * 4, 2 * (2 * 6) + 1]
+    axons = [f.used for f in all_of(network, "input axons").values()]
+    assert axons == [4, 6 + 4, 6 + 6 + 4]
+    bits = {name: f.used for name, f in all_of(network, "weight bits").items()}
+    assert bits == {
+        "0 dense 4-6": 8,
+        "1 dense 6-6 & input of 0": 8,
+        "2 dense 6-2 from 0+1": 8,
+        "2 dense 4-2 from input": 1,
+    }
+    few = chip("loihi1", axons=15)
+    broken = [f.layer for f in check(network, few).findings if f.level == "error"]
+    assert broken == [network.names[2]]
+
+
+def test_worst_case_of_a_graph_adds_everything_up() -> None:
+    row = 3 * 128 + 3 * 127  # of the square one, by one spike of each of 6
+    worst = [f.used / 64 for f in all_of(shortcuts(), "u, worst case").values()]
+    first = 2 * 128 + 2 * 127
+    assert worst == [first, row + first, 2 * row + 2]
+    graded = build(dense(np.ones((3, 4))), Layer(Dense(np.ones((1, 4))), Neuron(), (-1,)),
+                   payload=(-9, 5))  # fmt: skip
+    assert [f.used / 64 for f in all_of(graded, "u, worst case").values()] == [36, 36]
+
+
+def test_graded_input_of_a_later_layer() -> None:
+    square = np.eye(4, dtype=int)
+    injected = (Layer(Inject(), Neuron()), Layer(Dense(square), Neuron(), (-1, 0)))
+    assert find(build(*injected, payload=(0, 9)), "graded input", "loihi1").level == "error"
+    assert not all_of(build(injected[0], dense(square), payload=(0, 9)), "graded input")
+
+
+def test_shorter_ways_wait() -> None:
+    network = shortcuts()
+    # Layer 1 hears layer 0 at once, and the input of layer 0 a step later than layer 0 does. Layer
+    # 2 starts with layer 1: layer 0 waits a step, the input two.
+    waits = {name: f.used for name, f in all_of(network, "branch delay").items()}
+    assert waits == {network.names[1]: 1, network.names[2]: 2}
+    with_delay = Edge(Dense(np.ones((2, 4)), np.full((2, 4), 5)), (-1,))
+    layer = Layer(network.layers[2].synapse, Neuron(), (0, 1), (with_delay,))
+    late = network.with_layer(2, layer)
+    assert all_of(late, "branch delay")[late.names[2]].used == 2 + 5
+    assert not check(network, chip("loihi2", delay=1)).ok
+    assert check(network, chip("loihi2", delay=2)).ok
+
+
+def test_loops_that_a_chip_cannot_keep_up_with() -> None:
+    square = Dense(np.eye(4, dtype=int))
+
+    def loop(*more: Edge) -> Network:
+        return build(Layer(square, Neuron(), more=more), dense(np.eye(4)), dense(np.eye(4)))
+
+    assert not all_of(loop(Edge(square, (0,))), "loop")  # a step in both clocks
+    found = find(loop(Edge(square, (0, 2))), "loop")
+    assert (found.level, found.used, found.allowed) == ("error", 3, 1)
+    late = Dense(np.eye(4, dtype=int), np.full((4, 4), 2))
+    assert not all_of(loop(Edge(late, (2,))), "loop")

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from random_networks import networks
+from random_networks import graphs, networks
 
 from lava_export import netx
 from lava_export.netx import NetxError
@@ -27,6 +27,7 @@ from loihi import (
     INTEGRATOR,
     Conv,
     Dense,
+    Edge,
     Encoding,
     Inject,
     Layer,
@@ -491,6 +492,181 @@ def test_truncated_and_scrambled_files(tmp_path: Path) -> None:
         with pytest.raises(NetxError):
             netx.read(path)
     for at in rng.integers(0, len(whole), 150):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0xFF
+        path.write_bytes(damaged)
+        with contextlib.suppress(NetxError):
+            netx.read(path)
+
+
+# --- networks with branches ---------------------------------------------------------------------
+
+
+def branched() -> Network:
+    """An image, a shortcut with a synapse of its own, a carried input, and recurrence."""
+    lif = Neuron(4000, 100, 7)
+    kernel = np.arange(-9, 9).reshape(1, 2, 3, 3)
+    shortcut = Edge(Conv(np.array([[[[3]], [[-5]]]]), stride=(1, 2)), (-1,))
+    itself = Edge(Dense(np.eye(2), np.array([[0, 4], [1, 0]])), (2,))
+    layers = (
+        Layer(Conv(kernel, padding=1), replace(lif, bias=np.array([3]), bias_exp=2)),
+        Layer(Conv(kernel[:, :1], (1, 2), 1, (1, 1)), lif, (0,), (shortcut,)),
+        Layer(Dense(np.arange(24).reshape(2, 12) - 9), replace(lif, bias=-2), (1,), (itself,)),
+        Layer(Dense(np.zeros((2, 12), dtype=int)), INTEGRATOR, (1,), (itself,), 2),
+    )
+    return Network((2, 4, 5), layers, Encoding("graded", 8, (0, 255), 0.0, 1.5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(network=graphs())
+def test_graphs_there_and_back(network: Network, tmp_path_factory: pytest.TempPathFactory) -> None:
+    assume(not network.is_chain)
+    path = tmp_path_factory.mktemp("graph") / "model.net"
+    netx.write(network, path)
+    assert netx.read(path) == network
+
+
+def test_a_graph_with_input_neurons_there_and_back(tmp_path: Path) -> None:
+    layers = (
+        Layer(Inject(), Neuron(bias=3), more=(Edge(Dense(np.eye(3)), (0,)),)),
+        Layer(Dense(W), Neuron(), carry=None),
+    )
+    network = net(*layers, encoding=Encoding("graded", 4, (0, 255), 0.0, 1.0))
+    netx.write(network, tmp_path / "model.net")
+    assert netx.read(tmp_path / "model.net") == network
+
+
+def test_a_chain_in_other_words_is_a_chain(tmp_path: Path) -> None:
+    spelled = replace(
+        TWO, layers=tuple(replace(la, sources=(k - 1,)) for k, la in enumerate(TWO.layers))
+    )
+    netx.write(spelled, tmp_path / "model.net")
+    with h5py.File(tmp_path / "model.net") as file:
+        assert "layer" in file and netx.GRAPH not in file
+    assert netx.read(tmp_path / "model.net") == spelled == TWO
+
+
+def test_netx_has_nothing_to_misread(tmp_path: Path) -> None:
+    """The first thing that netx looks for is not there; with Lava: the next test."""
+    netx.write(branched(), tmp_path / "model.net")
+    with h5py.File(tmp_path / "model.net") as file:
+        assert set(file) == {"pumice", netx.GRAPH}
+
+
+@pytest.mark.lava
+def test_netx_itself_stops_at_once(tmp_path: Path, run_python: Callable[..., str]) -> None:
+    netx.write(branched(), tmp_path / "model.net")
+    said = run_python(
+        "from loihi import lava_compat; lava_compat.install(netx_only=True)\n"
+        "from lava.lib.dl.netx import hdf5\n"
+        f"try: hdf5.Network(net_config={str(tmp_path / 'model.net')!r})\n"
+        "except KeyError as error: print(error)\n"
+    )
+    assert "'layer' doesn't exist" in said
+
+
+def note(name: str, key: str, value: Any) -> Callable[[h5py.File], None]:
+    """An attribute changed; None: gone."""
+
+    def change(file: h5py.File) -> None:
+        if key in file[name].attrs:
+            del file[name].attrs[key]
+        if value is not None:
+            file[name].attrs[key] = value
+
+    return change
+
+
+def hollow(name: str, shape: tuple[int, ...]) -> Callable[[h5py.File], None]:
+    """An array that is declared and not there."""
+
+    def change(file: h5py.File) -> None:
+        del file[name]
+        file.create_dataset(name, shape, np.int32)
+
+    return change
+
+
+G = "pumice_graph"
+
+
+def empty(file: h5py.File) -> None:
+    del file[G]
+    file.create_group(G).attrs.update(version=1, input_shape=[3])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (note(G, "version", 2), "pumice_graph/version is 2: this pumice knows 1"),
+        (note(G, "version", None), "pumice_graph/version is None"),
+        (note(G, "input_shape", None), "pumice_graph: input_shape is missing"),
+        (note(G, "input_shape", [0, 4, 5]), r"pumice_graph/input_shape\[0\] is 0"),
+        (note(G, "input_shape", [2, 4]), r"input shape \(2, 4\) is neither"),
+        (note(G, "input_shape", [2, 3, 3]), "layer 2: a dense synapse of 12 inputs is fed by 6"),
+        (drop(f"{G}/1"), "pumice_graph: layers are numbered from 0 without gaps: 1 is missing"),
+        (drop(f"{G}/3/synapse"), "pumice_graph/3: the group synapse is missing"),
+        (drop(f"{G}/3/synapse/0"), "pumice_graph/3/synapse/0: the group 0 is missing"),
+        (drop(f"{G}/3/neuron"), "pumice_graph/3: the group neuron is missing"),
+        (drop(f"{G}/3/neuron/bias"), "pumice_graph/3/neuron: bias is missing"),
+        (put(f"{G}/3/neuron/bias", [1, 2, 3]), "layer 3: bias of shape"),
+        (note(f"{G}/3/neuron", "du", 4097), "pumice_graph/3/neuron/du is 4097, outside"),
+        (note(f"{G}/3/neuron", "dv", None), "pumice_graph/3/neuron: dv is missing"),
+        (note(f"{G}/3/neuron", "vth", 2**17), "pumice_graph/3/neuron/vth is 131072"),
+        (note(f"{G}/3/neuron", "bias_exp", 6.5), "bias_exp is 6.5: only whole numbers"),
+        (note(f"{G}/3", "carry", 3), "layer 3: carry is 3: it takes the input of an earlier"),
+        (note(f"{G}/3", "carry", 0), "layer 3: carry takes the input of layer 0, of 1x4x5"),
+        (note(f"{G}/3", "carry", "two"), "pumice_graph/3/carry: expected integers"),
+        (note(f"{G}/1/synapse/0", "type", "dance"), "synapse/0: type 'dance' is not a synapse"),
+        (note(f"{G}/1/synapse/0", "type", 3), "pumice_graph/1/synapse/0: type is not a word"),
+        (note(f"{G}/1/synapse/1", "type", "input"), "pumice_graph/1: only its first synapse"),
+        (note(f"{G}/1/synapse/0", "type", "input"), "layer 1: only the first layer can be an"),
+        (note(f"{G}/1/synapse/0", "sources", [4]), "layer 1: source 4 is not a layer"),
+        (note(f"{G}/1/synapse/0", "sources", [-2]), r"synapse/0/sources\[0\] is -2, outside -1"),
+        (note(f"{G}/1/synapse/0", "sources", [0, 0]), "pumice_graph/1: a source is named twice"),
+        (note(f"{G}/1/synapse/0", "sources", np.zeros(0, int)), "graph/1: sources are empty"),
+        (note(f"{G}/1/synapse/0", "stride", [0, 1]), r"stride\[0\] is 0, outside 1"),
+        (note(f"{G}/1/synapse/0", "padding", [1, 1, 1]), "padding is one number or"),
+        (note(f"{G}/1/synapse/0", "groups", 2), "pumice_graph/1: 1 channels do not divide into 2"),
+        (cell(f"{G}/1/synapse/0/weight", 0.5), r"0/weight\[0, 0, 0, 1\] is 0.5: only whole"),
+        (put(f"{G}/2/synapse/0/weight", [1, 2]), r"pumice_graph/2: a dense weight is \[out, in\]"),
+        (put(f"{G}/2/synapse/1/delay", [[1]]), r"pumice_graph/2: delay has shape \[1, 1\]"),
+        (drop(f"{G}/1/synapse/0/weight"), "pumice_graph/1/synapse/0: weight is missing"),
+        (hollow(f"{G}/2/synapse/0/weight", (2**20, 2**20)), "weight is damaged: the file"),
+        (put("layer/0/type", b"dense"), "layer and pumice_graph: two networks in one file"),
+        (put(G, 3), "pumice_graph: the group pumice_graph is missing"),
+        (drop("pumice"), "pumice: the group pumice is missing"),
+        (note("pumice", "version", 2), "pumice/version is 2"),
+        (note("pumice", "encoding", "{"), "its encoding cannot be read"),
+        (empty, "at least one layer"),
+    ],
+)  # fmt: skip
+def test_bad_graphs(change: Callable[[h5py.File], object], says: str, tmp_path: Path) -> None:
+    path = bent(tmp_path, change, branched())
+    with pytest.raises(NetxError, match=says) as caught:
+        netx.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_that_are_declared_and_not_there(tmp_path: Path) -> None:
+    """Nothing is allocated for them: a file of some kilobytes cannot ask for all memory."""
+    for shape in ((2, 3), (2**20, 2**20)):
+        path = bent(tmp_path, hollow("layer/1/weight", shape))
+        with pytest.raises(NetxError, match="layer/1: weight is damaged: the file holds less than"):
+            netx.read(path)
+
+
+def test_truncated_and_scrambled_graphs(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    netx.write(branched(), path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for size in rng.integers(1, len(whole) - 1, 40):
+        path.write_bytes(whole[:size])
+        with pytest.raises(NetxError):
+            netx.read(path)
+    for at in rng.integers(0, len(whole), 100):
         damaged = bytearray(whole)
         damaged[at] ^= 0xFF
         path.write_bytes(damaged)
