@@ -108,7 +108,8 @@ def reference(
                 beta = 1 - snapped(n.du, 0, 4096) / 4096
                 if u[k] is not None:
                     before = sg(u[k]) if cut_membrane else u[k]
-                    a = toward_zero(beta * before) + a
+                    kept = beta * before
+                    a = (toward_zero(kept) if layer.on_grid else kept) + a
                 u[k] = a
             i = a + bias
             if m[k] is None:

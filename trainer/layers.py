@@ -1,4 +1,4 @@
-"""Layers: a synapse (dense, convolution, average pooling) and the neurons that it feeds.
+"""Layers: synapses (dense, convolution, average pooling) and the neurons that they feed.
 
 What a layer needs in every step of a batch (weights and thresholds on the grid, decays) is computed
 once a batch: :meth:`Layer.prepare`. On the grid everything is in register units, 64 a weight unit,
@@ -8,7 +8,7 @@ so that synaptic input needs no shift of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,17 +22,75 @@ from loihi import formats
 from loihi.errors import PumiceError
 from trainer import grid
 from trainer.neurons import REGISTER, Neurons, State, current, step
+from trainer.products import linear
+from trainer.shared import Shared
+from trainer.traces import LayerTraces, Trace, traced_spike
 
 Shape = tuple[int, ...]
-Share = Callable[[Tensor], Tensor]
-"""Takes a tensor that every step of a batch uses, gives back what the steps are to use."""
 
 POOL_WEIGHT = 64
 """Every weight of an average pooling: a power of two, so that a sum of spikes scales exactly."""
+WEIGHT_STD = 16.0
+"""Standard deviation of new weights: fine enough for the grid of even integers, far from ±254."""
+NORMS = ("none", "ws", "bn")
 
 
 class ModelError(PumiceError):
     """A model that cannot be built, or data that do not fit it."""
+
+
+class WeightNorm(nn.Module):
+    """Weight standardisation (Qiao et al. 2019, arXiv:1903.10520): a function of weights alone.
+
+    Each output channel's weights get mean 0 and standard deviation ``gain`` · 16 weight units; what
+    the chip holds is the result, on the grid.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(channels))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        rows = weight.flatten(1)
+        spread = rows.var(1, unbiased=False, keepdim=True)
+        rows = (rows - rows.mean(1, keepdim=True)) * torch.rsqrt(spread + 1e-8)
+        return (rows * self.gain[:, None] * WEIGHT_STD).view_as(weight)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of synaptic input, per step, folded into integers wherever it is used::
+
+        γ (a − μ) / σ + β  =  (w γ / σ) x + (β − μ γ / σ)
+
+    so that weights γ w / σ and a bias remain. In training μ and σ are those of the step's batch,
+    and the folded weights are rounded with them; else the running ones, whose folding the chip
+    holds. Everything is in weight units: γ is the standard deviation that comes out.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    momentum, eps = 0.1, 1e-3
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+        self.frozen = False
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def fold(self, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the weights and biases, ``[channels]`` each."""
+        scale = gamma * torch.rsqrt(var + self.eps)
+        return scale, beta - mean * scale
+
+    @torch.no_grad()
+    def follow(self, mean: Tensor, var: Tensor) -> None:
+        """The running statistics go a little towards a step's."""
+        if self.frozen:
+            return
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var, self.momentum)
 
 
 class Synapse(nn.Module):
@@ -40,24 +98,71 @@ class Synapse(nn.Module):
 
     output_shape: Shape
     fan_in: int
+    norm: WeightNorm | BatchNorm | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = None
+
+    def normalise(self, kind: str) -> None:
+        """``none``, weight standardisation ``ws``, or batch norm ``bn``."""
+        if kind not in NORMS:
+            raise ModelError(f"norm {kind!r} is unknown: use one of {', '.join(NORMS)}")
+        kinds = {"ws": WeightNorm, "bn": BatchNorm}
+        self.norm = kinds[kind](self.output_shape[0]) if kind in kinds else None
+
+    def real_weights(self) -> Tensor:
+        """The weights before the grid, what is a function of weights alone folded in."""
+        assert isinstance(self.weight, Tensor)
+        return self.norm(self.weight) if isinstance(self.norm, WeightNorm) else self.weight
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Weights and biases ``[channels]`` with all norms in, running statistics; not rounded."""
+        weight = self.real_weights()
+        if not isinstance(self.norm, BatchNorm):
+            return weight, None
+        n = self.norm
+        scale, offset = n.fold(n.gamma, n.beta, n.running_mean, n.running_var)
+        return weight * _per_channel(scale, weight.dim()), offset
 
     def weights(self, on_grid: bool) -> Tensor:
         """The weights that the forward pass uses: register units on the grid, else real."""
-        assert isinstance(self.weight, Tensor)
-        return grid.weight(self.weight) * REGISTER if on_grid else self.weight
+        weight, _ = self.folded()
+        return grid.weight(weight) * REGISTER if on_grid else weight
 
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Synaptic input ``[N, *output_shape]`` from messages ``[N, *shape]``."""
+    def forward(self, x: Tensor, weight: Shared, step: float = 0.0) -> Tensor:
+        """Synaptic input ``[N, *output_shape]`` from messages ``[N, *shape]``.
+
+        step: see :func:`trainer.products.linear`.
+        """
+        return self.plain(x, weight.now())
+
+    def plain(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The same by one weight tensor."""
         raise NotImplementedError
 
-    def freeze(self) -> loihi.Synapse:
+    def patches(self, x: Tensor) -> Tensor:
+        """The messages as each neuron sees them, ``[N, 1 or positions, …]``: see per_synapse."""
+        raise NotImplementedError
+
+    def spread(self, keep: Tensor) -> Tensor:
+        """A number a neuron ``[N, *output_shape]`` in the layout of per-synapse traces."""
+        raise NotImplementedError
+
+    def gradients(
+        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """∂E/∂x with the messages x, and ∂E/∂w with their trace, of an error ``delta``."""
+        raise NotImplementedError
+
+    def freeze(self) -> loihi.Dense | loihi.Conv:
         """The chip's synapse."""
         raise NotImplementedError
 
     def reach(self) -> float:
         """The largest sum of |weight| that a neuron has, in weight units: its input's bound."""
-        assert isinstance(self.weight, Tensor)
-        return float(grid.weight(self.weight).detach().flatten(1).abs().sum(1).max())
+        weight, _ = self.folded()
+        return float(grid.weight(weight).detach().flatten(1).abs().sum(1).max())
 
 
 class Dense(Synapse):
@@ -69,37 +174,82 @@ class Dense(Synapse):
         self.output_shape = (out,)
         self.weight = nn.Parameter(torch.empty(out, self.fan_in))
 
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weight: Shared, step: float = 0.0) -> Tensor:
+        return linear(x.flatten(1), weight, step)
+
+    def plain(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x.flatten(1), weight)
 
+    def patches(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, None]
+
+    def spread(self, keep: Tensor) -> Tensor:
+        return keep[..., None]
+
+    def gradients(
+        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        of_x = (delta @ weight).view_as(x)
+        if per_synapse:
+            return of_x, torch.einsum("no,noi->oi", delta, trace.expand(*delta.shape, -1))
+        return of_x, delta.T @ trace.flatten(1)
+
     def freeze(self) -> loihi.Dense:
-        return loihi.Dense(_integers(grid.weight(self.weight)))
+        return loihi.Dense(_integers(grid.weight(self.folded()[0])))
 
 
 class Conv(Synapse):
-    """Convolution with a square kernel, zero padded, stride 1."""
+    """Convolution with a square kernel, zero padded."""
 
-    def __init__(self, shape: Shape, out: int, kernel: int, padding: int = 0) -> None:
+    def __init__(
+        self, shape: Shape, out: int, kernel: int, padding: int = 0, stride: int = 1
+    ) -> None:
         super().__init__()
         if len(shape) != 3:
             raise ModelError(f"a convolution needs images (C, H, W), what it gets is {shape}")
         channels, height, width = shape
-        self.padding = padding
+        self.padding, self.stride = padding, stride
         self.output_shape = (
             out,
-            height + 2 * padding - kernel + 1,
-            width + 2 * padding - kernel + 1,
+            (height + 2 * padding - kernel) // stride + 1,
+            (width + 2 * padding - kernel) // stride + 1,
         )
-        if min(self.output_shape) < 1:
+        if min(height, width) + 2 * padding < kernel:
             raise ModelError(f"a {kernel}x{kernel} kernel does not fit {height}x{width} pixels")
         self.fan_in = channels * kernel**2
         self.weight = nn.Parameter(torch.empty(out, channels, kernel, kernel))
 
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight, padding=self.padding)
+    def plain(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
+
+    def patches(self, x: Tensor) -> Tensor:
+        kernel = self.weight.shape[-1]
+        columns = F.unfold(x, kernel, padding=self.padding, stride=self.stride)
+        return columns.transpose(1, 2)[:, None]
+
+    def spread(self, keep: Tensor) -> Tensor:
+        return keep.flatten(2)[..., None]
+
+    def gradients(
+        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        def backward(message: Tensor, mask: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
+            of_x, of_w, _ = torch.ops.aten.convolution_backward(
+                delta, message, weight, None, [self.stride] * 2, [self.padding] * 2, [1, 1],
+                False, [0, 0], 1, [*mask, False],
+            )  # fmt: skip
+            return of_x, of_w
+
+        of_x, _ = backward(x, (True, False))
+        if not per_synapse:
+            return of_x, backward(trace, (False, True))[1]
+        errors = delta.flatten(2)
+        trace = trace.expand(*errors.shape, -1)
+        return of_x, torch.einsum("nol,nolk->ok", errors, trace).view_as(weight)
 
     def freeze(self) -> loihi.Conv:
-        return loihi.Conv(_integers(grid.weight(self.weight)), padding=self.padding)
+        weight = _integers(grid.weight(self.folded()[0]))
+        return loihi.Conv(weight, padding=self.padding, stride=self.stride)
 
 
 class AvgPool(Synapse):
@@ -119,7 +269,10 @@ class AvgPool(Synapse):
     def weights(self, on_grid: bool) -> Tensor:
         return torch.tensor(POOL_WEIGHT * REGISTER if on_grid else 1 / self.kernel**2)
 
-    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        return self.weights(True) / REGISTER, None
+
+    def plain(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.avg_pool2d(x, self.kernel, divisor_override=1) * weight
 
     def averaging(self, on_grid: bool) -> dict[str, Any]:
@@ -140,31 +293,91 @@ class AvgPool(Synapse):
         return POOL_WEIGHT * self.fan_in
 
 
-class Ready(NamedTuple):
-    """A layer's numbers for one batch: weights, θ, α and β (kept of m and u), bias."""
+class PooledDense(Dense):
+    """All to all after a global average: a weight a channel, the same at every pixel.
 
-    weight: Tensor
-    theta: Tensor | None = None
-    alpha: Tensor | None = None
-    beta: Tensor | None = None
-    bias: Tensor | None = None
+    The chip holds it as a dense synapse with each weight repeated over its channel's pixels.
+    """
+
+    def __init__(self, shape: Shape, out: int) -> None:
+        if len(shape) != 3:
+            raise ModelError(f"a global average needs images (C, H, W), what it gets is {shape}")
+        super().__init__(shape[:1], out)
+        self.pixels = math.prod(shape[1:])
+        self.fan_in *= self.pixels
+
+    def forward(self, x: Tensor, weight: Shared, step: float = 0.0) -> Tensor:
+        return super().forward(x.sum((2, 3)), weight)  # sums exceed int8
+
+    def plain(self, x: Tensor, weight: Tensor) -> Tensor:
+        return super().plain(x.sum((2, 3)), weight)
+
+    def patches(self, x: Tensor) -> Tensor:
+        return super().patches(x.sum((2, 3)))
+
+    def gradients(
+        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if not per_synapse:
+            trace = trace.sum((2, 3))
+        of_sum, of_w = super().gradients(x.sum((2, 3)), trace, per_synapse, weight, delta)
+        return of_sum[..., None, None].expand_as(x), of_w
+
+    def freeze(self) -> loihi.Dense:
+        weight = grid.weight(self.folded()[0])
+        return loihi.Dense(_integers(weight.repeat_interleave(self.pixels, dim=1)))
+
+    def reach(self) -> float:
+        return super().reach() * self.pixels
+
+
+class Link(nn.Module):
+    """A further synapse onto a layer's neurons, and the layers whose spikes it carries, added up.
+
+    sources: indices of layers, −1 for the input. Of a layer before, the spikes are the same
+    step's; of the layer itself or a later one (recurrence), the step's before.
+    """
+
+    def __init__(self, synapse: Synapse, sources: Sequence[int]) -> None:
+        super().__init__()
+        self.synapse, self.sources = synapse, tuple(sources)
+
+
+class Ready(NamedTuple):
+    """A layer's numbers for one batch: θ, α and β (kept of m and u), bias; weights of each link."""
+
+    weights: list[Shared]
+    theta: Shared | None = None
+    alpha: Shared | None = None
+    beta: Shared | None = None
+    bias: Shared | None = None
 
 
 class Layer(nn.Module):
-    """A synapse and its neurons; without neurons, the readout integrator.
+    """Synapses and the neurons that they feed; without neurons, the readout integrator.
 
-    peak: the largest payload or spike that can come in, in magnitude.
+    peak: the largest payload or spike that can come in through the first synapse, in magnitude.
+    sources: the layers whose spikes the first synapse carries; None: the layer before.
+    more: further synapses. carry: an earlier layer whose synaptic input is added to this one's
+    (the identity shortcut of pre-activation networks). See :class:`loihi.network.Layer`.
     """
 
     def __init__(
-        self, synapse: Synapse, neurons: Neurons | None, peak: int, on_grid: bool = True
+        self,
+        synapse: Synapse,
+        neurons: Neurons | None,
+        peak: int,
+        on_grid: bool = True,
+        *,
+        sources: Sequence[int] | None = None,
+        more: Sequence[Link] = (),
+        carry: int | None = None,
     ) -> None:
         super().__init__()
         self.synapse, self.neurons, self.peak, self.on_grid = synapse, neurons, peak, on_grid
-        # Below half the register's range (in weight units) the current cannot wrap: worth knowing,
-        # as it saves the test for it in every step.
+        self.sources = None if sources is None else tuple(sources)
+        self.more, self.carry = nn.ModuleList(more), carry
         bound = synapse.fan_in * max(grid.WEIGHT_MAX, POOL_WEIGHT) * peak
-        self.can_wrap = on_grid and bound * REGISTER >= formats.STATE_MAX
         if isinstance(synapse, Conv) and bound >= formats.STATE_MAX:
             raise ModelError(
                 f"{synapse.fan_in} inputs of up to {peak} can overflow the chip's 24-bit "
@@ -172,67 +385,279 @@ class Layer(nn.Module):
             )
 
     @property
+    def links(self) -> list[Link]:
+        """The further synapses, typed."""
+        return [link for link in self.more if isinstance(link, Link)]
+
+    @property
+    def synapses(self) -> list[Synapse]:
+        """All synapses, the first one first."""
+        return [self.synapse, *(link.synapse for link in self.links)]
+
+    @property
     def remembers_current(self) -> bool:
         """Whether the synaptic current outlives a step (du < 4096)."""
         return self.neurons is not None and self.neurons.du is not None
 
-    def prepare(self, share: Share) -> Ready:
-        """This batch's numbers; each passes through ``share``."""
-        weight = share(self.synapse.weights(self.on_grid))
-        if self.neurons is None:
-            return Ready(weight)
-        neurons = self.neurons
-        biases = neurons.biases()
-        if biases is not None and len(self.synapse.output_shape) == 3:
-            biases = biases[:, None, None]
-        return Ready(
-            weight,
-            share(neurons.thresholds()),
-            share(neurons.kept(neurons.dv)),
-            None if neurons.du is None else share(neurons.kept(neurons.du)),
-            None if biases is None else share(biases),
+    @property
+    def batch_norms(self) -> bool:
+        """Whether batch norm is at work on its synapses."""
+        return any(isinstance(s.norm, BatchNorm) for s in self.synapses)
+
+    def prepare(self, share: Callable[[Tensor], Shared], per_step: bool = False) -> Ready:
+        """This batch's numbers, each through ``share``.
+
+        per_step: weights under batch norm are left as they are, to be folded in every step.
+        """
+
+        def weights(synapse: Synapse) -> Tensor:
+            if per_step and isinstance(synapse.norm, BatchNorm):
+                return synapse.real_weights()
+            return synapse.weights(self.on_grid)
+
+        ready = Ready([share(weights(s).to(self._device)) for s in self.synapses])
+        n = self.neurons
+        if n is None:
+            return ready
+        return ready._replace(
+            theta=share(n.thresholds()),
+            alpha=share(n.kept(n.dv)),
+            beta=None if n.du is None else share(n.kept(n.du)),
+            bias=None if n.bias is None else share(n.bias),
         )
 
-    def receive(self, x: Tensor, ready: Ready) -> Tensor:
-        """What a step's messages ``[N, *shape]`` add to the current ``[N, *output_shape]``."""
-        a = self.synapse(x, ready.weight)
-        if a.is_cuda and self.on_grid and isinstance(self.synapse, Conv):
+    @property
+    def _device(self) -> torch.device:
+        parameter = next(self.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def receive(
+        self, number: int, x: Tensor, ready: Ready, per_step: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """What messages through one of the synapses add to the current, and to the bias.
+
+        number: which synapse. x: ``[N, *shape]``.
+        Returns ``[N, *output_shape]``, and the batch norm's part of the bias, ``[channels]`` in
+        weight units, or None.
+        """
+        synapse, weight = self.synapses[number], ready.weights[number]
+        norm = synapse.norm
+        if not isinstance(norm, BatchNorm):
+            return self._whole(synapse(x, weight, self._step), synapse), None
+        if not per_step:
+            offset = norm.fold(norm.gamma, norm.beta, norm.running_mean, norm.running_var)[1]
+            return self._whole(synapse(x, weight, self._step), synapse), offset
+        real = weight.now()
+        raw = synapse.plain(x, real)
+        over = [d for d in range(raw.dim()) if d != 1]
+        var, mean = torch.var_mean(raw, dim=over, unbiased=False)
+        norm.follow(mean, var)
+        scale, offset = norm.fold(norm.gamma, norm.beta, mean, var)
+        folded = real * _per_channel(scale, real.dim())
+        if self.on_grid:
+            folded = grid.weight(folded) * REGISTER
+        return self._whole(synapse.plain(x, folded), synapse), offset
+
+    @property
+    def _step(self) -> float:
+        """All weights are multiples of it, and messages fit int8; 0 where that is not so."""
+        return grid.WEIGHT_STEP * REGISTER if self.on_grid and self.peak <= 127 else 0.0
+
+    def _whole(self, a: Tensor, synapse: Synapse) -> Tensor:
+        if a.is_cuda and self.on_grid and isinstance(synapse, Conv):
             # cuDNN may go by Winograd or FFT, which hit the integers only nearly.
-            a = grid.whole(a, REGISTER)
-        if self.can_wrap and not self.remembers_current and self.neurons is not None:
-            a = current(a)
+            return grid.whole(a, REGISTER)
         return a
 
-    def advance(self, a: Tensor, before: State | None, ready: Ready) -> State:
-        """The state after a step that received ``a``; ``before`` None: from rest."""
+    def receive_traced(
+        self, number: int, x: Tensor, ready: Ready, traces: LayerTraces, trace: Trace
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`receive`, the weights' gradient taken with the messages' trace."""
+        synapse, weight = self.synapses[number], ready.weights[number]
+        if not weight.value.requires_grad:
+            return self.receive(number, x, ready)
+        with torch.no_grad():
+            keep = traces.keep
+            if traces.per_synapse:
+                if keep.dim() == len(synapse.output_shape):  # before the first spike: α a neuron
+                    keep = keep[None]
+                kept = synapse.spread(keep) if keep.dim() > 0 else keep
+                past = trace.update(synapse.patches(x), kept, traces.decay)
+            else:
+                past = trace.update(x, keep, traces.decay)
+            offset = None
+            if isinstance(synapse.norm, BatchNorm):
+                _, offset = synapse.folded()
+        a = _TracedProduct.apply(
+            x, weight.value, weight, synapse, past, traces.per_synapse, self._step
+        )
+        return self._whole(a, synapse), offset
+
+    @torch.no_grad()
+    def input_bound(self, ready: Ready) -> float:
+        """What no synaptic input of this batch exceeds in magnitude, in register units."""
+        bound = 0.0
+        for synapse, weight in zip(self.synapses, ready.weights, strict=True):
+            if isinstance(synapse, AvgPool):
+                bound += synapse.reach() * REGISTER
+                continue
+            if isinstance(synapse.norm, BatchNorm):
+                return math.inf  # the folded weights are known only within a step
+            pixels = synapse.pixels if isinstance(synapse, PooledDense) else 1
+            bound += float(weight.value.flatten(1).abs().sum(1).max()) * pixels
+        return bound * self.peak
+
+    def wrap(self, a: Tensor) -> Tensor:
+        """The register's wrap, of a current that has no memory."""
+        return a if self.remembers_current or not self.on_grid else current(a)
+
+    def rest(self, a: Tensor, ready: Ready) -> State:
+        """The state at rest, for synaptic input like ``a``."""
+        assert ready.theta is not None
+        zero = torch.zeros_like(a)
+        u = zero if self.remembers_current else None
+        return State(zero, zero, ready.theta.value.detach(), u)
+
+    def advance(
+        self,
+        a: Tensor,
+        before: State | None,
+        ready: Ready,
+        offset: Tensor | None = None,
+        traces: LayerTraces | None = None,
+    ) -> State:
+        """The state after a step that received ``a``; ``before`` None: from rest.
+
+        offset: what batch norms add to the bias, ``[channels]`` in weight units.
+        traces: already those of this step.
+        """
         neurons = self.neurons
         assert neurons is not None and ready.theta is not None and ready.alpha is not None
-        if before is None:
-            rest = torch.zeros_like(a)
-            u = rest if self.remembers_current else None
-            before = State(rest, rest, ready.theta.detach(), u)
-        u = None if before.u is None else current(a, before.u, ready.beta)
+        before = self.rest(a, ready) if before is None else before
+        theta, alpha = ready.theta.now(), ready.alpha.now()
+        beta = None if ready.beta is None else ready.beta.now()
+        bias = self._bias(ready, offset, traces)
+        if traces is not None:
+            with torch.no_grad():
+                u = self._current(a, before.u, beta)
+                i = a if u is None else u
+                i = i if bias is None else i + bias
+                m, s = step(i, before, alpha, theta, neurons.form, neurons.surrogate)
+            i = a if bias is None else a + bias  # errors reach both alike, whatever the current
+            s = traced_spike(i, theta, alpha, beta, m, s, traces)
+            return State(m, s, theta.detach(), u)
+        u = self._current(a, before.u, beta)
         i = a if u is None else u
-        if ready.bias is not None:
-            i = i + ready.bias
-        m, s = step(i, before, ready.alpha, ready.theta, neurons.form, neurons.surrogate)
-        return State(m, s, ready.theta, u)
+        if bias is not None:
+            i = i + bias
+        m, s = step(i, before, alpha, theta, neurons.form, neurons.surrogate)
+        return State(m, s, theta, u)
 
-    def freeze(self) -> loihi.Layer:
-        """The layer in integers."""
+    def _current(self, a: Tensor, u: Tensor | None, beta: Tensor | None) -> Tensor | None:
+        """The synaptic current with memory, ``u`` being the step's before; None: it has none."""
+        if u is None or beta is None:
+            return None
+        return current(a, u, beta) if self.on_grid else a + beta * u
+
+    def _bias(
+        self, ready: Ready, offset: Tensor | None, traces: LayerTraces | None
+    ) -> Tensor | None:
+        """The bias in the current's unit, shaped for the layer."""
+        if ready.bias is None and offset is None:
+            return None
+        bias = offset
+        if ready.bias is not None:
+            if traces is not None:
+                # A bias is a weight on an input that is always 1.
+                value = ready.bias.value
+                shaped = self._channels(value)
+                trace = traces.bias.value
+                assert trace is not None
+                own = _TracedBias.apply(value, ready.bias, trace, shaped)
+                own = own if offset is None else own + self._channels(offset)
+                return self._on_grid_bias(own)
+            bias = ready.bias.now() if offset is None else ready.bias.now() + offset
+        assert bias is not None
+        return self._channels(self._on_grid_bias(bias))
+
+    def _on_grid_bias(self, bias: Tensor) -> Tensor:
+        return grid.bias(bias) * REGISTER if self.on_grid else bias
+
+    def _channels(self, x: Tensor) -> Tensor:
+        return x[:, None, None] if len(self.synapse.output_shape) == 3 else x
+
+    def freeze(self, offset: Tensor | None = None) -> loihi.Layer:
+        """The layer in integers. offset: what batch norms add to the bias, in weight units."""
         if not self.on_grid:
             raise ModelError("only neurons on the chip's grid (hard reset) can be frozen")
-        if self.neurons is None:
-            return loihi.Layer(self.synapse.freeze(), loihi.INTEGRATOR)
+        more = tuple(loihi.Edge(link.synapse.freeze(), link.sources) for link in self.links)
+        synapse = self.synapse.freeze()
         n = self.neurons
+        if n is None:
+            return loihi.Layer(synapse, loihi.INTEGRATOR, self.sources, more, self.carry)
+        if n.vth.dim() or n.dv.dim():
+            raise ModelError("Loihi's and Lava's LIF hold one threshold and one leak a layer")
+        bias = n.bias if offset is None else offset if n.bias is None else n.bias + offset
         neuron = loihi.Neuron(
             du=formats.DECAY_ONE if n.du is None else int(grid.decay(n.du)),
             dv=int(grid.decay(n.dv)),
             vth=int(grid.threshold(n.vth)),
-            bias=0 if n.bias is None else _integers(grid.bias(n.bias)),
+            bias=0 if bias is None else _integers(grid.bias(bias)),
             bias_exp=grid.BIAS_EXP,
         )
-        return loihi.Layer(self.synapse.freeze(), neuron)
+        return loihi.Layer(synapse, neuron, self.sources, more, self.carry)
+
+
+class _TracedProduct(torch.autograd.Function):
+    """A synapse whose weights' gradient is taken with a trace of its messages."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        value: Tensor,
+        weight: Shared,
+        synapse: Synapse,
+        trace: Tensor,
+        per_synapse: bool,
+        step: float,
+    ) -> Tensor:
+        ctx.save_for_backward(x, trace)
+        ctx.weight, ctx.synapse, ctx.per_synapse = weight, synapse, per_synapse
+        # A synapse's own fast product, without its gradient.
+        return synapse(x, weight, step).detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, trace = ctx.saved_tensors
+        weight: Shared = ctx.weight
+        of_x, of_w = ctx.synapse.gradients(
+            x, trace, ctx.per_synapse, weight.value.detach(), grads[0]
+        )
+        weight.add(of_w)
+        return (of_x if ctx.needs_input_grad[0] else None, *(None,) * 6)
+
+
+class _TracedBias(torch.autograd.Function):
+    """A bias whose gradient is taken with the trace of an input that is always 1."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, bias: Shared, trace: Tensor, shaped: Tensor) -> Tensor:
+        ctx.save_for_backward(trace)
+        ctx.bias, ctx.shape = bias, shaped.shape
+        return shaped.expand_as(trace).clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        (trace,) = ctx.saved_tensors
+        total = (grads[0] * trace).sum_to_size(ctx.shape)
+        ctx.bias.add(total.reshape(-1))
+        return (None,) * 4
+
+
+def _per_channel(x: Tensor, dims: int) -> Tensor:
+    """``[out]`` against weights of ``dims`` axes, outputs first."""
+    return x.view(-1, *[1] * (dims - 1))
 
 
 def _integers(x: Tensor) -> NDArray[np.int32]:

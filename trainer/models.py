@@ -1,18 +1,22 @@
-"""Networks from a one-line description, stepped through time for the rules.
+"""Networks of layers, stepped through time for the rules, and their one-line descriptions.
 
 An architecture is written as in the papers, layers joined by ``-``, the output layer left out::
 
     512-512                    two dense layers of 512 neurons
     8c5-2a-16c5-2a-128         8 channels of 5x5 convolution, 2x2 average pooling, …, dense 128
-    8c3p1                      3x3 convolution, padded by 1
+    8c3p1s2                    3x3 convolution, padded by 1, stride 2
+    128r                       dense, and recurrent: its spikes come back to it a step later
+    ga                         (last) a global average, each class's weights shared by all pixels
+
+or is one of the named ones of :mod:`trainer.zoo`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,94 +27,44 @@ import loihi
 from loihi import Encoding, formats
 from trainer import grid
 from trainer.layers import (
+    WEIGHT_STD,
     AvgPool,
-    Conv,
-    Dense,
+    BatchNorm,
     Layer,
     ModelError,
     Ready,
     Shape,
     Synapse,
+    WeightNorm,
 )
-from trainer.neurons import REGISTER, Neurons, State, current
-from trainer.surrogates import Surrogate
+from trainer.neurons import REGISTER, State, current
+from trainer.shared import Shared
+from trainer.traces import LayerTraces, Trace, Tracing
 
-MODELS = {"mlp": "512-512", "lenet": "16c5-2a-32c5-2a-128"}
-SMALL_LENET = "16c3p1-2a-32c3p1-2a-128"
-"""LeNet for images too small for two unpadded 5x5 convolutions."""
-WEIGHT_STD = 16.0
-"""Standard deviation of new weights: fine enough for the grid of even integers, far from ±254."""
-
-_TOKEN = re.compile(r"(?P<dense>\d+)|(?P<conv>\d+)c(?P<kernel>\d+)(p(?P<pad>\d+))?|(?P<pool>\d+)a")
+__all__ = ["ModelError", "Shape", "SpikingNetwork"]
+INPUT = -1
 
 
-def architecture(model: str, input_shape: Shape, hidden: Sequence[int] | None = None) -> str:
-    """The architecture in full: of a model's name, or of an architecture as it stands.
+@dataclass
+class Snapshot:
+    """Where a batch stands after some steps: for :meth:`SpikingNetwork.restore`."""
 
-    hidden: sizes of the hidden dense layers, in place of the model's own.
-    """
-    text = MODELS.get(model, model)
-    if model == "lenet" and len(input_shape) == 3 and min(input_shape[1:]) < 16:
-        text = SMALL_LENET
-    tokens = text.split("-")
-    for token in tokens:
-        if not _TOKEN.fullmatch(token):
-            raise ModelError(
-                f"model {model!r}: use {', '.join(MODELS)}, or layers such as 8c5-2a-128 "
-                f"({token!r} is none)"
-            )
-    if hidden is not None:
-        tokens = [t for t in tokens if not t.isdigit()] + [str(n) for n in hidden]
-    return "-".join(tokens)
-
-
-def _synapse(token: str, shape: Shape) -> Synapse:
-    found = _TOKEN.fullmatch(token)
-    assert found is not None
-    sizes = {name: int(size) for name, size in found.groupdict().items() if size is not None}
-    if min(n for name, n in sizes.items() if name != "pad") < 1:
-        raise ModelError(f"layer {token!r}: sizes start at 1")
-    if "dense" in sizes:
-        return Dense(shape, sizes["dense"])
-    if "pool" in sizes:
-        return AvgPool(shape, sizes["pool"])
-    return Conv(shape, sizes["conv"], sizes["kernel"], sizes.get("pad", 0))
-
-
-class _Shared:
-    """The tensors that all steps of a batch use: computed once, and once differentiated.
-
-    cut: the steps get leaves in place of the tensors, on which their gradients add up; each step's
-    graph then ends there and can go. :meth:`gather` sends the sums on, once.
-    """
-
-    def __init__(self, cut: bool) -> None:
-        self.cut = cut
-        self.pairs: list[tuple[Tensor, Tensor]] = []
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        if not self.cut or not tensor.requires_grad:
-            return tensor
-        leaf = tensor.detach().requires_grad_()
-        self.pairs.append((tensor, leaf))
-        return leaf
-
-    def gather(self) -> None:
-        # Last in, first out: a later tensor may have been computed from an earlier one's leaf.
-        while self.pairs:
-            tensor, leaf = self.pairs.pop()
-            if leaf.grad is not None:
-                tensor.backward(leaf.grad)
+    states: list[State | None]
+    locals: list[State | None]
+    total: Tensor | None
 
 
 class SpikingNetwork(nn.Module):
-    """A chain of layers, stepped through time: what a rule trains and what freezes for the chip.
+    """Layers, stepped through time: what a rule trains and what freezes for the chip.
 
     For a rule (see :mod:`trainer.rules`): :meth:`reset`, then for each t :meth:`step`, with
     :meth:`detach` or :meth:`detach_reset` between steps as the rule has it, then :meth:`gather`.
 
     The output of a step is the last layer's synaptic input (readout ``membrane``; the chip's
     integrator adds it up) or its spikes (``spikes``), in units of ``temperature``.
+
+    classifiers: local classifiers by the index of the layer that they read: a layer of neurons as
+        the last one, with the synapse on that layer's spikes. They take part in training only.
     """
 
     temperature: Tensor
@@ -121,17 +75,26 @@ class SpikingNetwork(nn.Module):
         input_shape: Shape,
         encoding: Encoding,
         description: str = "",
+        classifiers: dict[int, Layer] | None = None,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.input_shape, self.encoding, self.description = input_shape, encoding, description
+        self.classifiers = nn.ModuleDict({str(k): v for k, v in (classifiers or {}).items()})
         self.register_buffer("temperature", torch.tensor(1.0))
-        self._ready: list[Ready] = []
+        # A step of each local classifier's output in units of its own.
+        self.register_buffer("local_temperatures", torch.ones(len(self.classifiers)))
+        self._replaying = False
 
     @property
     def chain(self) -> list[Layer]:
         """The layers, typed."""
         return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    @property
+    def local_layers(self) -> dict[int, Layer]:
+        """The local classifiers, typed."""
+        return {int(k): v for k, v in self.classifiers.items() if isinstance(v, Layer)}
 
     @property
     def readout(self) -> loihi.network.Readout:
@@ -143,57 +106,264 @@ class SpikingNetwork(nn.Module):
         """Neurons of the last layer."""
         return math.prod(self.chain[-1].synapse.output_shape)
 
+    @property
+    def on_grid(self) -> bool:
+        """Whether the network computes the chip's integers."""
+        return all(layer.on_grid for layer in self.chain)
+
+    def sources(self, index: int) -> list[tuple[int, ...]]:
+        """The layers (−1: the input) whose spikes each of a layer's synapses carries."""
+        layer = self.chain[index]
+        first = (index - 1,) if layer.sources is None else layer.sources
+        return [first, *(link.sources for link in layer.links)]
+
+    def activity_size(self) -> int:
+        """Neurons of the largest layer, times T."""
+        sizes = [math.prod(layer.synapse.output_shape) for layer in self.chain]
+        return max(sizes) * self.encoding.time_steps
+
+    def depths(self) -> list[int]:
+        """For each layer, how many layers with weights of their own there are up to it, from 1."""
+        weighted = [
+            any(p.requires_grad for p in layer.synapse.parameters())
+            or not isinstance(layer.synapse, AvgPool)
+            for layer in self.chain
+        ]
+        return np.cumsum(weighted).tolist()
+
     # --- time ---------------------------------------------------------------------------------
 
-    def reset(self, x: Tensor, cut: bool = False) -> None:
-        """To rest, with the payloads ``[T, N, *input_shape]`` of the next batch.
-
-        cut: quantised parameters, and the first synapse where the input does not change, become
-        leaves that gather the gradients of all steps (see :meth:`gather`); without, they are part
-        of one graph through all steps.
-        """
-        self._shared = _Shared(cut)
-        self._ready = [layer.prepare(self._shared) for layer in self.chain]
+    def reset(self, x: Tensor) -> None:
+        """To rest, with the payloads ``[T, N, *input_shape]`` of the next batch."""
         self._x = x
-        self._states: list[State | None] = [None] * len(self._ready)
+        self._tracing: Tracing | None = None
+        self._blocks: list[int] | None = None
+        self._states: list[State | None] = [None] * len(self.layers)
+        self._local_states: list[State | None] = [None] * len(self.classifiers)
         self._total: Tensor | None = None
+        self.locals: list[Tensor] = []
+        self.refresh()
+
+    def trace(self, tracing: Tracing) -> None:
+        """From rest: keeps traces, with which the gradients to come are taken.
+
+        Batch norms then use their running statistics: an error cannot go through a batch's.
+        """
+        self._tracing = tracing
+        self._traces: list[LayerTraces | None] = []
+        for index, layer in enumerate(self.chain):
+            n = layer.neurons
+            count = len(self._routes(index))
+            self._traces.append(None if n is None else LayerTraces(tracing, n, count))
+        self._local_traces = [
+            None if c.neurons is None else LayerTraces(tracing, c.neurons, 1)
+            for c in self.local_layers.values()
+        ]
+        self.refresh()
+
+    def divide(self, n: int) -> None:
+        """From rest: no gradient passes from one block of ``n`` layers to the one before."""
+        self._blocks = [(max(depth, 1) - 1) // n for depth in self.depths()]
+        last = max(self._blocks[:-1], default=0)
+        self._blocks[-1] = last  # the output layer is the last block's classifier
+
+    def refresh(self) -> None:
+        """Quantises the parameters as they are now; states and traces go on."""
+        self._shared: list[Shared] = []
+        per_step = self._per_step
+        self._ready = [layer.prepare(self._share, per_step) for layer in self.chain]
+        self._local_ready = [c.prepare(self._share) for c in self.local_layers.values()]
         # A static input gives the same synaptic input at every step: compute it once. Its gradient
-        # is linear in the steps' deltas, so their sum through one product is exact.
-        self._static: Tensor | None = None
-        if len(x) > 1 and x.stride(0) == 0:
-            self._static = self._shared(self.chain[0].receive(x[0], self._ready[0]))
+        # is linear in the steps' errors, so their sum through one product is exact.
+        self._static: dict[tuple[int, int], tuple[Shared, Tensor | None]] = {}
+        # Below half the register's range the current cannot wrap: worth knowing, as it saves the
+        # test for it in every step.
+        bounds: list[float] = []
+        for layer, ready in zip(self.chain, self._ready, strict=True):
+            bound = layer.input_bound(ready) if layer.on_grid else 0.0
+            bounds.append(bound + (0.0 if layer.carry is None else bounds[layer.carry]))
+        self._wraps = [bound >= formats.STATE_MAX for bound in bounds]
+        carried = {layer.carry for layer in self.chain}
+        if len(self._x) > 1 and self._x.stride(0) == 0 and not per_step:
+            for index, layer in enumerate(self.chain):
+                for number, sources in enumerate(self.sources(index)):
+                    if sources == (INPUT,):
+                        a, offset = layer.receive(number, self._x[0], self._ready[index])
+                        if (
+                            self._wraps[index]
+                            and len(layer.synapses) == 1
+                            and (layer.carry is None and index not in carried)
+                            and layer.neurons is not None
+                        ):
+                            a, self._wraps[index] = layer.wrap(a), False
+                        self._static[index, number] = self._share(a), offset
+
+    @property
+    def _per_step(self) -> bool:
+        """Whether batch norms use each step's own statistics."""
+        return self.training and self._tracing is None and any(c.batch_norms for c in self.chain)
+
+    def _share(self, tensor: Tensor) -> Shared:
+        self._shared.append(Shared(tensor))
+        return self._shared[-1]
 
     def step(self, t: int) -> Tensor:
-        """One step, t from 0: the output o[t] ``[N, classes]``."""
-        message = self._x[t]
-        for index, (layer, ready) in enumerate(zip(self.chain, self._ready, strict=True)):
-            if index == 0 and self._static is not None:
-                a = self._static
-            else:
-                a = layer.receive(message, ready)
+        """One step, t from 0: the output o[t] ``[N, classes]``.
+
+        :attr:`locals` then holds those of the local classifiers, first layer first.
+        """
+        self._now: list[State | None] = [None] * len(self.layers)
+        self._a: list[Tensor] = []
+        self._offsets: list[Tensor | None] = []
+        self._message_cache: dict[tuple[int, tuple[int, ...]], Tensor | None] = {}
+        out: Tensor | None = None
+        for index, layer in enumerate(self.chain):
+            traces = None if self._tracing is None else self._traces[index]
+            if traces is not None:
+                self._advance_traces(index, layer, traces)
+            a, offset = self._receive(index, layer, t, traces)
+            self._a.append(a)
+            self._offsets.append(offset)
             if layer.neurons is None:
-                message = a
-                self._total = current(a.detach(), self._total, torch.ones((), device=a.device))
+                out = a
+                one = torch.ones((), dtype=a.dtype, device=a.device)
+                self._total = current(a.detach(), self._total, one)
             else:
-                state = layer.advance(a, self._states[index], ready)
-                self._states[index] = state
-                message = state.s
+                ready = self._ready[index]
+                if self._wraps[index]:
+                    a = layer.wrap(a)
+                state = layer.advance(a, self._states[index], ready, offset, traces)
+                self._now[index] = state
+                out = state.s
+        assert out is not None
+        self._step_classifiers()
+        self._states = self._now
         if self.readout == "spikes":
-            spikes = message.detach()
+            spikes = out.detach()
             self._total = spikes if self._total is None else self._total + spikes
-        return message.flatten(1) / self.temperature
+        return out.flatten(1) / self.temperature
+
+    def _advance_traces(self, index: int, layer: Layer, traces: LayerTraces) -> None:
+        ready = self._ready[index]
+        assert ready.alpha is not None
+        before = self._states[index]
+        if before is None:
+            shape = (self._x.shape[1], *layer.synapse.output_shape)
+            before = layer.rest(self._x.new_zeros(shape), ready)
+        beta = None if ready.beta is None else ready.beta.value
+        traces.advance(before, ready.alpha.value, beta)
+
+    def _routes(self, index: int) -> list[tuple[int, int]]:
+        """(layer, synapse) of all that feeds a layer's neurons: its own, and those it carries."""
+        layer = self.chain[index]
+        own = [(index, number) for number in range(len(layer.synapses))]
+        return own if layer.carry is None else own + self._routes(layer.carry)
+
+    def _receive(
+        self, index: int, layer: Layer, t: int, traces: LayerTraces | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """All synaptic input of a layer, and what batch norms add to its bias."""
+        total: Tensor | None = None
+        offset: Tensor | None = None
+        # A trace goes with the receiver's leak: what a layer carries it traces for itself.
+        routes = (
+            self._routes(index)
+            if traces is not None
+            else [(index, number) for number in range(len(layer.synapses))]
+        )
+        for place, (owner, number) in enumerate(routes):
+            static = self._static.get((owner, number))
+            if static is not None:
+                scale = None
+                if traces is not None:
+                    scale = traces.constant.value
+                a, b = static[0].now(scale), static[1]
+            else:
+                message = self._message(owner, self.sources(owner)[number], t, index)
+                if message is None:
+                    continue
+                source, ready = self.chain[owner], self._ready[owner]
+                if traces is None:
+                    a, b = source.receive(number, message, ready, self._per_step)
+                else:
+                    trace = traces.messages[place]
+                    a, b = source.receive_traced(number, message, ready, traces, trace)
+            total = a if total is None else total + a
+            offset = b if offset is None else offset if b is None else offset + b
+        if layer.carry is not None and traces is None:
+            a, b = self._a[layer.carry], self._offsets[layer.carry]
+            if self._apart(layer.carry, index):
+                a, b = a.detach(), None if b is None else b.detach()
+            total = a if total is None else total + a
+            offset = b if offset is None else offset if b is None else offset + b
+        if total is None:  # fed by nothing but a loop, at the first step
+            shape = (self._x.shape[1], *layer.synapse.output_shape)
+            total = self._x.new_zeros(shape)
+        return total, offset
+
+    def _message(
+        self, owner: int, sources: tuple[int, ...], t: int, receiver: int
+    ) -> Tensor | None:
+        """The spikes of some layers, added up; None: nothing yet."""
+        total: Tensor | None = None
+        for source in sources:
+            if source == INPUT:
+                message = self._x[t]
+            else:
+                state = self._now[source] if source < owner else self._states[source]
+                if state is None:
+                    continue
+                message = state.s
+                if self._apart(source, receiver) or (source >= owner and self._tracing is not None):
+                    message = message.detach()
+            total = message if total is None else total + message
+        return total
+
+    def _apart(self, source: int, receiver: int) -> bool:
+        """Whether an error must not pass from one layer to the other: they are in two blocks."""
+        return self._blocks is not None and self._blocks[source] != self._blocks[receiver]
+
+    def _step_classifiers(self) -> None:
+        self.locals = []
+        for place, (index, layer) in enumerate(self.local_layers.items()):
+            state, ready = self._now[index], self._local_ready[place]
+            assert state is not None
+            traces = None if self._tracing is None else self._local_traces[place]
+            before = self._local_states[place]
+            if traces is None:
+                a, _ = layer.receive(0, state.s, ready)
+            else:
+                assert ready.alpha is not None
+                rest = before
+                if rest is None:
+                    shape = (self._x.shape[1], *layer.synapse.output_shape)
+                    rest = layer.rest(self._x.new_zeros(shape), ready)
+                traces.advance(
+                    rest, ready.alpha.value, None if ready.beta is None else ready.beta.value
+                )
+                a, _ = layer.receive_traced(0, state.s, ready, traces, traces.messages[0])
+            out = a
+            if layer.neurons is not None:
+                new = layer.advance(layer.wrap(a), before, ready, None, traces)
+                self._local_states[place] = new
+                out = new.s
+            self.locals.append(out.flatten(1) / self.local_temperatures[place])
 
     def detach(self) -> None:
         """sg(state): the steps to come send no gradient to the steps before."""
         self._states = [None if s is None else s.detach() for s in self._states]
+        self._local_states = [None if s is None else s.detach() for s in self._local_states]
 
     def detach_reset(self) -> None:
         """sg(s) in the resets to come; the membranes keep their gradient."""
         self._states = [None if s is None else s.detach_reset() for s in self._states]
+        self._local_states = [None if s is None else s.detach_reset() for s in self._local_states]
 
     def gather(self) -> None:
-        """Sends what a ``cut`` batch gathered on to the parameters."""
-        self._shared.gather()
+        """Sends what the batch's steps gathered on to the parameters."""
+        # Last in, first out: a later tensor may have been computed from an earlier one.
+        while self._shared:
+            self._shared.pop().gather()
 
     def read(self) -> Tensor:
         """Scores ``[N, classes]`` after the steps so far: the membrane, or the spike counts."""
@@ -202,6 +372,41 @@ class SpikingNetwork(nn.Module):
             return self._total.flatten(1)
         limit = formats.STATE_MAX - 1
         return self._total.flatten(1).clamp(-limit, limit)
+
+    def snapshot(self) -> Snapshot:
+        """Where the batch stands, without gradient."""
+        self.detach()
+        return Snapshot(list(self._states), list(self._local_states), self._total)
+
+    def restore(self, snapshot: Snapshot) -> list[Tensor]:
+        """Back to where the batch stood; the state's tensors as leaves that take gradients."""
+
+        def leaves(states: list[State | None]) -> list[State | None]:
+            return [None if s is None else s.leaf() for s in states]
+
+        self._states, self._local_states = leaves(snapshot.states), leaves(snapshot.locals)
+        self._total = snapshot.total
+        return self.state_tensors()
+
+    def state_tensors(self) -> list[Tensor]:
+        """The tensors through which later steps depend on earlier ones."""
+        found: list[Tensor] = []
+        for state in (*self._states, *self._local_states):
+            if state is not None:
+                found += [x for x in (state.m, state.s, state.theta, state.u) if x is not None]
+        return found
+
+    @contextlib.contextmanager
+    def replay(self) -> Iterator[None]:
+        """Within, steps are done again: running statistics stay as they are."""
+        norms = [m for m in self.modules() if isinstance(m, BatchNorm)]
+        for norm in norms:
+            norm.frozen = True
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.frozen = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores ``[N, classes]`` of payloads ``[T, N, *input_shape]``: those of the chip."""
@@ -229,47 +434,146 @@ class SpikingNetwork(nn.Module):
     def calibrate(self, x: Tensor, generator: torch.Generator) -> None:
         """New weights, and thresholds that suit them and the data: layer after layer, on a batch.
 
-        Weights are drawn from N(0, WEIGHT_STD²); a threshold becomes the root mean square of its
-        layer's synaptic input, so that some neurons spike at once, most in a few steps, and some
-        never. The outputs' temperature is their root mean square, as a power of two.
+        On the grid, weights are drawn from N(0, 16²), else from N(0, 1/fan-in); a threshold becomes
+        the root mean square of its layer's synaptic input, so that some neurons spike at once, most
+        in a few steps, and some never. The outputs' temperature is their root mean square, as a
+        power of two. Batch norms start from the statistics of this batch.
         """
-        message = x
-        for layer in self.chain:
-            weight = layer.synapse.weight if not isinstance(layer.synapse, AvgPool) else None
-            if isinstance(weight, Tensor):
-                draw = torch.randn(weight.shape, generator=generator)
-                weight.copy_(draw * WEIGHT_STD)
-            ready = layer.prepare(lambda tensor: tensor)
-            received = torch.stack([layer.receive(step, ready) for step in message])
-            rms = max(float(received.square().mean().sqrt()) / REGISTER, 1.0)
+        self.reset(x)
+        uses = [
+            max(
+                [
+                    k
+                    for k in range(len(self.chain))
+                    if any(index in s for s in self.sources(k)) or self.chain[k].carry == index
+                ],
+                default=-1,
+            )
+            for index in range(len(self.chain))
+        ]
+        spikes: dict[int, Tensor] = {}
+        received: dict[int, list[Tensor]] = {}
+        offsets: dict[int, Tensor | None] = {}
+        local = iter(self.local_layers.items())
+        waiting = next(local, None)
+        for index, layer in enumerate(self.chain):
+            for synapse in layer.synapses:
+                _draw(synapse, layer.on_grid, generator)
+            totals, offset = self._calibrated(index, layer, x, spikes)
+            if layer.carry is not None:
+                totals = [a + b for a, b in zip(totals, received[layer.carry], strict=True)]
+                offset = _plus(offset, offsets[layer.carry])
+            received[index], offsets[index] = totals, offset
+            rms = _rms(totals, layer.on_grid)
             if layer.neurons is None:
-                self.temperature.fill_(REGISTER * 2.0 ** round(math.log2(rms)))
+                self.temperature.fill_(_temperature(rms, layer.on_grid))
                 break
-            if weight is not None:
-                layer.neurons.vth.fill_(min(round(rms), formats.VTH_MAX // 4))
-            ready = layer.prepare(lambda tensor: tensor)
-            state, out = None, []
-            for a in received:
-                state = layer.advance(a, state, ready)
-                out.append(state.s)
-            message = torch.stack(out)
+            _set_threshold(layer, rms)
+            spikes[index] = self._rollout(index, layer, totals, offset)
+            if waiting is not None and waiting[0] == index:
+                self._calibrate_local(waiting[1], spikes[index], generator)
+                waiting = next(local, None)
+            for old in [k for k in spikes if uses[k] <= index and k != index]:
+                spikes.pop(old)
+            for old in [k for k in received if uses[k] <= index and k != index]:
+                received.pop(old)
+
+    def _calibrated(
+        self, index: int, layer: Layer, x: Tensor, spikes: dict[int, Tensor]
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """What a layer receives in each step through its own synapses, those of loops left out."""
+        totals: list[Tensor] = []
+        offset: Tensor | None = None
+        for number, (synapse, sources) in enumerate(
+            zip(layer.synapses, self.sources(index), strict=True)
+        ):
+            if not all(s == INPUT or s in spikes for s in sources):
+                continue
+
+            def message(t: int, sources: tuple[int, ...] = sources) -> Tensor:
+                parts = [x[t] if s == INPUT else spikes[s][t] for s in sources]
+                return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+
+            steps = 1 if sources == (INPUT,) and x.stride(0) == 0 else len(x)
+            norm = synapse.norm
+            if isinstance(norm, BatchNorm):
+                weight = synapse.real_weights()
+                raw = torch.stack([synapse.plain(message(t), weight) for t in range(steps)])
+                over = [d for d in range(raw.dim()) if d != 2]
+                var, mean = torch.var_mean(raw, dim=over, unbiased=False)
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_(var)
+                norm.gamma.fill_(float(var.mean().sqrt()))
+                norm.beta.zero_()
+            ready = layer.prepare(Shared)
+            parts = [layer.receive(number, message(t), ready) for t in range(steps)]
+            offset = _plus(offset, parts[0][1])
+            currents = [a for a, _ in parts] * (len(x) if steps == 1 else 1)
+            totals = [a + b for a, b in zip(totals, currents, strict=True)] if totals else currents
+        if not totals:
+            shape = (x.shape[1], *layer.synapse.output_shape)
+            totals = [x.new_zeros(shape) for _ in range(len(x))]
+        return totals, offset
+
+    def _rollout(
+        self, index: int, layer: Layer, totals: list[Tensor], offset: Tensor | None
+    ) -> Tensor:
+        """The layer's spikes ``[T, N, *shape]``, its own recurrence included."""
+        ready, state, out = layer.prepare(Shared), None, []
+        for a in totals:
+            if state is not None:
+                for number, sources in enumerate(self.sources(index)):
+                    if sources == (index,):
+                        a = a + layer.receive(number, state.s, ready)[0]
+            state = layer.advance(layer.wrap(a), state, ready, offset)
+            out.append(state.s)
+        return torch.stack(out)
+
+    def _calibrate_local(self, layer: Layer, spikes: Tensor, generator: torch.Generator) -> None:
+        _draw(layer.synapse, layer.on_grid, generator)
+        ready = layer.prepare(Shared)
+        rms = _rms([layer.receive(0, s, ready)[0] for s in spikes], layer.on_grid)
+        if layer.neurons is not None:
+            _set_threshold(layer, rms)
+        else:
+            place = list(self.local_layers.values()).index(layer)
+            self.local_temperatures[place] = _temperature(rms, layer.on_grid)
 
     @torch.no_grad()
     def project(self) -> None:
         """Parameters back into the chip's ranges."""
-        for layer in self.chain:
+        for layer in (*self.chain, *self.local_layers.values()):
             if not layer.on_grid:
                 continue
-            if isinstance(layer.synapse, Dense | Conv):
-                layer.synapse.weight.clamp_(-grid.WEIGHT_MAX, grid.WEIGHT_MAX)
+            for synapse in layer.synapses:
+                if not isinstance(synapse, AvgPool) and synapse.norm is None:
+                    assert isinstance(synapse.weight, Tensor)
+                    synapse.weight.clamp_(-grid.WEIGHT_MAX, grid.WEIGHT_MAX)
             if layer.neurons is not None:
                 layer.neurons.project()
 
+    def learn(self, threshold: bool, leak: bool) -> None:
+        """Whether thresholds and leaks learn; weights always do."""
+        for layer in (*self.chain, *self.local_layers.values()):
+            if layer.neurons is not None:
+                layer.neurons.learn(threshold, leak)
+
+    @torch.no_grad()
     def freeze(self) -> loihi.Network:
         """The network in integers, equal to this one's forward pass spike for spike."""
+        offsets: list[Tensor | None] = []
+        for layer in self.chain:
+            offset: Tensor | None = None
+            for synapse in layer.synapses:
+                offset = _plus(offset, synapse.folded()[1])
+            if layer.carry is not None:
+                offset = _plus(offset, offsets[layer.carry])
+            offsets.append(offset)
         return loihi.Network(
             input_shape=self.input_shape,
-            layers=tuple(layer.freeze() for layer in self.chain),
+            layers=tuple(
+                layer.freeze(offset) for layer, offset in zip(self.chain, offsets, strict=True)
+            ),
             encoding=self.encoding,
             readout=self.readout,
         )
@@ -281,57 +585,53 @@ class SpikingNetwork(nn.Module):
         long as Σ|w|·peak stays below; with a current that has memory, below 2^17, because 6 bits
         and the decayed current come on top.
         """
+        reaches: list[float] = []
         for layer in self.chain:
+            reach = sum(s.reach() for s in layer.synapses) * layer.peak
+            if layer.carry is not None:
+                reach += reaches[layer.carry]
+            reaches.append(reach)
             bits = 17 if layer.remembers_current else 24
-            if layer.synapse.reach() * layer.peak >= 2**bits:
+            if reach >= 2**bits:
                 return torch.float64
         return torch.float32
 
 
-def build(
-    model: str,
-    input_shape: Shape,
-    classes: int,
-    encoding: Encoding,
-    *,
-    hidden: Sequence[int] | None = None,
-    readout: str = "membrane",
-    neuron: str = "chip",
-    surrogate: Surrogate | None = None,
-    bias: bool = False,
-    dv: float = 0.0,
-    du: float = float(formats.DECAY_ONE),
-) -> SpikingNetwork:
-    """A network with undrawn weights; :meth:`SpikingNetwork.calibrate` draws them.
+def _draw(synapse: Synapse, on_grid: bool, generator: torch.Generator) -> None:
+    if isinstance(synapse, AvgPool):
+        return
+    weight = synapse.weight
+    assert isinstance(weight, Tensor)
+    normed = isinstance(synapse.norm, WeightNorm)
+    spread = WEIGHT_STD if on_grid or normed else 1 / math.sqrt(weight[0].numel())
+    weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
 
-    model: ``mlp``, ``lenet``, or an architecture.
-    input_shape: ``(features,)`` or ``(C, H, W)``. Networks of dense layers only take it flat.
-    classes: neurons of the last layer.
-    neuron: ``chip`` (hard reset, on the grid), or the soft-reset forms ``A`` and ``B``.
-    """
-    text = architecture(model, input_shape, hidden)
-    tokens = text.split("-")
-    if all(token.isdigit() for token in tokens):
-        input_shape = (math.prod(input_shape),)
-    on_grid = neuron == "chip"
-    peak = max(abs(n) for n in encoding.payload)
-    shape: Shape = input_shape
-    layers: list[Layer] = []
-    for token in [*tokens, str(classes)]:
-        synapse = _synapse(token, shape)
-        last = len(layers) == len(tokens)
-        neurons = None
-        if not last or readout == "spikes":
-            settings: dict[str, Any] = {
-                "vth": 64.0 if on_grid else 1.0,
-                "dv": dv,
-                "du": du,
-                "bias": bias,
-            }
-            if isinstance(synapse, AvgPool):
-                settings = synapse.averaging(on_grid)
-            channels = synapse.output_shape[0]
-            neurons = Neurons(channels, form=neuron, surrogate=surrogate, **settings)
-        layers.append(Layer(synapse, neurons, peak, on_grid))
-        shape, peak = synapse.output_shape, 1
-    return SpikingNetwork(layers, input_shape, encoding, text)
+
+def _rms(currents: list[Tensor], on_grid: bool) -> float:
+    """The root mean square of synaptic input, in weight units; at least 1 on the grid."""
+    square = sum(float(a.square().mean()) for a in currents) / len(currents)
+    return max(math.sqrt(square) / REGISTER, 1.0) if on_grid else max(math.sqrt(square), 1e-3)
+
+
+def _temperature(rms: float, on_grid: bool) -> float:
+    return float(2.0 ** round(math.log2(rms))) * (REGISTER if on_grid else 1.0)
+
+
+def _set_threshold(layer: Layer, rms: float) -> None:
+    assert layer.neurons is not None
+    if isinstance(layer.synapse, AvgPool):
+        return
+    level = float(min(round(rms), formats.VTH_MAX // 4)) if layer.on_grid else rms
+    layer.neurons.vth.fill_(level)
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def __getattr__(name: str) -> object:  # TEMPORARY
+    if name in ("build", "architecture", "MODELS"):
+        from trainer import zoo
+
+        return getattr(zoo, name)
+    raise AttributeError(name)

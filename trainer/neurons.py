@@ -6,6 +6,7 @@ state is what the neuron had *before its reset*; the reset is part of the next s
     form A   m[t] = α (m[t-1] − θ s[t-1]) + i[t]        s[t] = [m[t] ≥ θ]   SLTT Eqs 2, 3
     form B   m[t] = α m[t-1] − θ s[t-1] + i[t]          s[t] = [m[t] ≥ θ]   TT-LBP Eq 1
     chip     m[t] = clip(⌊α m[t-1] (1 − s[t-1])⌉₀ + i[t])   s[t] = [m[t] > θ]   Lava's LIF
+    hard     the chip's without clip and rounding: what the grid costs is the difference
 
 with α the part of the membrane that is kept, θ the threshold, ⌊·⌉₀ rounding towards zero. Between
 α = 1 and 0 lie the chip's decays: α = (4096 − d) / 4096. The chip's m, i and θ are in register
@@ -19,18 +20,21 @@ Backwards, with δ[t] = ∂E/∂m[t] in total and φ the surrogate's slope::
     ∂E/∂θ      += −φ[t] ∂E/∂s[t]       and, through the reset of A and B, as below
 
 which :class:`_Step` computes in one go and with three saved tensors: what autograd would do to the
-equations above term by term, several times as fast.
+equations above term by term, several times as fast; for the chip's neurons on the CPU in one pass
+over memory (:mod:`trainer.kernels`).
 """
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from loihi import formats
-from trainer import grid
+from loihi.errors import PumiceError
+from trainer import grid, kernels
 from trainer.surrogates import Surrogate
 
 REGISTER = float(1 << formats.STATE_SHIFT)
@@ -42,23 +46,34 @@ class State(NamedTuple):
 
     m: membrane before the reset, in the current's unit, ``[N, *shape]``.
     s: spikes, 0 or 1, ``[N, *shape]``.
-    theta: the threshold that a soft reset will subtract for those spikes, a scalar.
+    theta: the threshold that a soft reset will subtract for those spikes: a scalar, or one a neuron.
     u: the synaptic current, ``[N, *shape]``; None where it has no memory.
+    gone: the spikes as the reset sees them; None: as everybody does.
     """
 
     m: Tensor
     s: Tensor
     theta: Tensor
     u: Tensor | None = None
+    gone: Tensor | None = None
 
     def detach(self) -> State:
         """sg(·) of everything: no gradient goes to earlier steps."""
         u = None if self.u is None else self.u.detach()
         return State(self.m.detach(), self.s.detach(), self.theta.detach(), u)
 
+    def leaf(self) -> State:
+        """The same numbers, as leaves that take gradients."""
+
+        def fresh(x: Tensor) -> Tensor:
+            return x.detach().requires_grad_()
+
+        u = None if self.u is None else fresh(self.u)
+        return State(fresh(self.m), fresh(self.s), fresh(self.theta), u)
+
     def detach_reset(self) -> State:
-        """sg(s): the reset happens, but is no path for the gradient."""
-        return self._replace(s=self.s.detach())
+        """sg(s) in the reset: it happens, but is no path for the gradient."""
+        return self._replace(gone=self.s.detach())
 
 
 class Grads(NamedTuple):
@@ -95,8 +110,8 @@ class FormA:
         return Grads(
             back if need_m else None,
             -theta * back if need_s else None,
-            -(back * s).sum() if need_theta else None,
-            (delta * (m - theta * s)).sum() if need_alpha else None,
+            -(back * s).sum_to_size(theta.shape) if need_theta else None,
+            (delta * (m - theta * s)).sum_to_size(alpha.shape) if need_alpha else None,
         )
 
 
@@ -117,8 +132,8 @@ class FormB(FormA):
         return Grads(
             alpha * delta if need_m else None,
             -theta * delta if need_s else None,
-            -(delta * s).sum() if need_theta else None,
-            (delta * m).sum() if need_alpha else None,
+            -(delta * s).sum_to_size(theta.shape) if need_theta else None,
+            (delta * m).sum_to_size(alpha.shape) if need_alpha else None,
         )
 
 
@@ -149,12 +164,24 @@ class Chip:
             torch.addcmul(back, back, s, value=-1) if need_m else None,
             (back * m).neg_() if need_s else None,
             None,
-            (delta * torch.addcmul(m, m, s, value=-1)).sum() if need_alpha else None,
+            (delta * torch.addcmul(m, m, s, value=-1)).sum_to_size(alpha.shape)
+            if need_alpha
+            else None,
         )
 
 
+class Hard(Chip):
+    """``m = α m (1 − s) + i``, ``s = [m > θ]``: the chip's neuron in real numbers."""
+
+    name = "hard"
+
+    @staticmethod
+    def integrate(i: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor) -> Tensor:
+        return alpha * torch.addcmul(m, m, s, value=-1) + i
+
+
 Form = FormA | FormB | Chip
-FORMS: dict[str, Form] = {"chip": Chip(), "A": FormA(), "B": FormB()}
+FORMS: dict[str, Form] = {"chip": Chip(), "hard": Hard(), "A": FormA(), "B": FormB()}
 
 
 def truncated(x: Tensor, alpha: Tensor) -> Tensor:
@@ -178,8 +205,17 @@ class _Step(torch.autograd.Function):
         form: Form,
         surrogate: Surrogate,
     ) -> tuple[Tensor, Tensor]:
-        after = form.integrate(i, m, s, theta_before, alpha)
-        spikes = form.fires(after, theta).to(after.dtype)
+        ctx.fused = form.name == "chip" and _can_fuse(i, m, s, alpha, theta)
+        if ctx.fused:
+            after, spikes = torch.empty_like(i), torch.empty_like(i)
+            limit = float(formats.STATE_MAX - 1)
+            kernels.team(i.numel())
+            kernels.chip_step(
+                *_flat(i, m, s), float(alpha), float(theta), limit, *_flat(after, spikes)
+            )
+        else:
+            after = form.integrate(i, m, s, theta_before, alpha)
+            spikes = form.fires(after, theta).to(after.dtype)
         ctx.form, ctx.surrogate = form, surrogate
         ctx.save_for_backward(after, m, s, theta_before, alpha, theta)
         ctx.set_materialize_grads(False)
@@ -188,17 +224,76 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         of_m, of_s = grads
+        if of_m is None and of_s is None:
+            return (None,) * 8
         after, m, s, theta_before, alpha, theta = ctx.saved_tensors
+        if ctx.fused:
+            return _fused_errors(ctx, of_m, of_s)
         delta, theta_grad = of_m, None
         if of_s is not None:
             through_spike = ctx.surrogate.slope(after, theta).mul_(of_s)
             if ctx.needs_input_grad[5]:
-                theta_grad = -through_spike.sum()
+                theta_grad = -through_spike.sum_to_size(theta.shape)
             delta = through_spike if of_m is None else through_spike.add_(of_m)
-        if delta is None:
-            return (None,) * 8
         before = ctx.form.gradients(delta, m, s, theta_before, alpha, ctx.needs_input_grad[1:5])
         return (delta, *before, theta_grad, None, None)
+
+
+def _can_fuse(*tensors: Tensor) -> bool:
+    """Whether the compiled step takes these: states, then α and θ, which must be one a layer."""
+    *states, alpha, theta = tensors
+    shape = states[0].shape
+    return alpha.dim() == theta.dim() == 0 and all(
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and x.is_contiguous()
+        and x.shape == shape
+        for x in states
+    )
+
+
+def _flat(*tensors: Tensor) -> list[Any]:
+    return [x.detach().reshape(-1).numpy() for x in tensors]
+
+
+_NOTHING = np.empty(0, dtype=np.float32)
+
+
+def _fused_errors(ctx: Any, of_m: Tensor | None, of_s: Tensor | None) -> tuple[Any, ...]:
+    after, m, s, _, alpha, theta = ctx.saved_tensors
+    _, needs_m, needs_s, _, needs_alpha, needs_theta = ctx.needs_input_grad[:6]
+    surrogate = ctx.surrogate
+    delta = torch.empty_like(after)
+    to_m = torch.empty_like(after) if needs_m else None
+    to_s = torch.empty_like(after) if needs_s else None
+    blocks = -(-after.numel() // kernels.BLOCK)
+    sums = np.empty((blocks, 2))
+    given = [_NOTHING if g is None else _flat(g.contiguous())[0] for g in (of_m, of_s)]
+    wanted = [_NOTHING if g is None else _flat(g)[0] for g in (to_m, to_s)]
+    unit = float(theta) if surrogate.unit is None else float(surrogate.unit)
+    kernels.team(after.numel())
+    kernels.chip_errors[surrogate.shape](
+        *_flat(after, m, s),
+        *given,
+        float(alpha),
+        float(theta),
+        unit,
+        surrogate.width,
+        _flat(delta)[0],
+        *wanted,
+        sums,
+    )
+    of_theta, of_alpha = sums.sum(axis=0)
+    return (
+        delta,
+        to_m,
+        to_s,
+        None,
+        torch.tensor(of_alpha, dtype=alpha.dtype) if needs_alpha else None,
+        torch.tensor(of_theta, dtype=theta.dtype) if needs_theta else None,
+        None,
+        None,
+    )
 
 
 def step(
@@ -212,9 +307,11 @@ def step(
     """Membrane (before its reset) and spikes after one step with the current ``i``.
 
     i, before: ``[N, *shape]``; for ``chip`` integers in register units.
-    alpha, theta: scalars, the kept part of the membrane and the threshold, in i's unit.
+    alpha, theta: the kept part of the membrane and the threshold, in i's unit; scalars, or one a
+        neuron, ``shape``.
     """
-    after, spikes = _Step.apply(i, before.m, before.s, before.theta, alpha, theta, form, surrogate)
+    gone = before.s if before.gone is None else before.gone
+    after, spikes = _Step.apply(i, before.m, gone, before.theta, alpha, theta, form, surrogate)
     return after, spikes
 
 
@@ -265,11 +362,14 @@ class Neurons(nn.Module):
     form ``chip``: parameters are in the chip's units, on its grid in the forward pass:
         ``vth`` threshold mantissa (1..131071), ``dv`` membrane decay and ``du`` current decay
         (0..4096), ``bias`` mantissas (−4096..4095), one a channel or feature.
-    form ``A``, ``B``: ``vth`` is θ, ``dv`` is 4096 (1 − α), ``bias`` is added to the current; real
+    form ``hard``, ``A``, ``B``: ``vth`` is θ, ``dv`` is 4096 (1 − α), ``bias`` is added to the current; real
         numbers all of them.
 
     vth and dv are learnable, as is du below 4096; at 4096 the current has no memory, and du is
     fixed. With ``learns`` False nothing here learns.
+
+    shape: None: one threshold and one leak for the layer, which is what Loihi's and Lava's LIF
+        hold; a layer's output shape: one for every neuron, for targets that can.
     """
 
     def __init__(
@@ -283,15 +383,26 @@ class Neurons(nn.Module):
         du: float = float(formats.DECAY_ONE),
         bias: bool = False,
         learns: bool = True,
+        shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        if form not in FORMS:
+            raise PumiceError(f"neuron form {form!r} is unknown: use one of {', '.join(FORMS)}")
         self.form = FORMS[form]
         self.surrogate = surrogate or Surrogate()
-        self.vth = nn.Parameter(torch.tensor(float(vth)))
-        self.dv = nn.Parameter(torch.tensor(float(dv)))
+        self.vth = nn.Parameter(torch.full(shape or (), float(vth)))
+        self.dv = nn.Parameter(torch.full(shape or (), float(dv)))
         self.du = nn.Parameter(torch.tensor(float(du))) if du < formats.DECAY_ONE else None
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.requires_grad_(learns)
+
+    def learn(self, threshold: bool, leak: bool) -> None:
+        """Which of the neurons' own parameters learn; those that are fixed stay so."""
+        if self.vth.requires_grad:
+            self.vth.requires_grad_(threshold)
+            self.dv.requires_grad_(leak)
+            if self.du is not None:
+                self.du.requires_grad_(leak)
 
     @property
     def on_grid(self) -> bool:

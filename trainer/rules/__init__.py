@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from loihi.errors import PumiceError
 from trainer.rules.base import Loss, Result, Rule, Stepped
-from trainer.rules.bptt import BPTT
+from trainer.rules.bptt import BPTT, CheckpointedBPTT
+from trainer.rules.decolle import DECOLLE
 from trainer.rules.sltt import SLTT
+from trainer.rules.sltt_k import SLTTK
+from trainer.rules.stop import OTTT, STOP
+from trainer.rules.tt_lbp import TTLBP
 
-RULES: dict[str, type[Rule]] = {"bptt": BPTT, "sltt": SLTT}
+RULES: dict[str, type[Rule]] = {
+    "bptt": BPTT,
+    "bptt_checkpoint": CheckpointedBPTT,
+    "sltt": SLTT,
+    "sltt_k": SLTTK,
+    "ottt": OTTT,
+    "stop": STOP,
+    "tt_lbp": TTLBP,
+    "decolle": DECOLLE,
+}
+LOCAL = ("tt_lbp", "decolle")
+"""Rules with local classifiers."""
 
 
-def rule(name: str, *, detach_reset: bool = False) -> Rule:
-    """A rule by its name; ``detach_reset`` is bptt's."""
-    if name == "bptt":
-        return BPTT(detach_reset=detach_reset)
-    if name == "sltt":
-        return SLTT()
-    raise PumiceError(f"rule {name!r} is unknown: use one of {', '.join(RULES)}")
+def rule(name: str, **options: Any) -> Rule:
+    """A rule by its name. Of the options, each rule takes those that are its own."""
+    if name not in RULES:
+        raise PumiceError(f"rule {name!r} is unknown: use one of {', '.join(RULES)}")
+    kind = RULES[name]
+    own = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{k: v for k, v in options.items() if k in own})
 
 
-__all__ = ["BPTT", "RULES", "SLTT", "Loss", "Result", "Rule", "Stepped", "rule"]
+__all__ = [
+    "BPTT",
+    "DECOLLE",
+    "LOCAL",
+    "OTTT",
+    "RULES",
+    "SLTT",
+    "SLTTK",
+    "STOP",
+    "TTLBP",
+    "CheckpointedBPTT",
+    "Loss",
+    "Result",
+    "Rule",
+    "Stepped",
+    "rule",
+]

@@ -14,6 +14,7 @@ does not depend on T. Threshold and leak learn by the same detached graph:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,13 +27,36 @@ from trainer.rules.base import Loss, Result, Stepped
 class SLTT:
     """Backward at every step, nothing through time."""
 
-    def __call__(self, network: Stepped, x: Tensor, y: Tensor, loss: Loss) -> Result:
-        network.reset(x, cut=True)
-        total = torch.zeros((), device=x.device)
-        for t in range(len(x)):
-            network.detach()
-            part = loss(network.step(t), y) / len(x)
-            part.backward()  # type: ignore[no-untyped-call]
-            total += part.detach()
-        network.gather()
-        return Result(total, network.read())
+    def __call__(
+        self,
+        network: Stepped,
+        x: Tensor,
+        y: Tensor,
+        loss: Loss,
+        *,
+        generator: torch.Generator | None = None,
+        update: Callable[[], None] | None = None,
+    ) -> Result:
+        network.reset(x)
+        return Result(spatial(network, x, y, loss, range(len(x)), 1.0), network.read())
+
+
+def spatial(
+    network: Stepped, x: Tensor, y: Tensor, loss: Loss, steps: range | set[int], scale: float
+) -> Tensor:
+    """All steps of a batch that was reset, and of ``steps`` each step's gradient.
+
+    scale: the losses', times 1/T. Returns the mean loss of those steps.
+    """
+    total = torch.zeros((), device=x.device)
+    for t in range(len(x)):
+        network.detach()
+        if t not in steps:
+            with torch.no_grad():
+                network.step(t)
+            continue
+        part = loss(network.step(t), y)
+        (part * (scale / len(x))).backward()
+        total += part.detach()
+    network.gather()
+    return total / max(len(steps), 1)

@@ -1,0 +1,636 @@
+"""Every rule against plain autograd, in float64, on every structure and form: rules.md's identities.
+
+The reference (tests/rule_reference.py) is one graph over all steps in ordinary tensor operations.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from loihi.errors import PumiceError
+from rule_reference import (
+    SHAPES,
+    TOLERANCE,
+    batch_for,
+    by_rule,
+    gradients,
+    network_of,
+    reference,
+    same,
+)
+from trainer.models import SpikingNetwork
+from trainer.neurons import FormA, FormB
+from trainer.rules import (
+    BPTT,
+    DECOLLE,
+    OTTT,
+    RULES,
+    SLTT,
+    SLTTK,
+    STOP,
+    TTLBP,
+    CheckpointedBPTT,
+    rule,
+)
+from trainer.rules import sltt as sltt_module
+from trainer.rules import stop as stop_module
+from trainer.traces import LayerTraces
+
+FORMS = ("A", "B", "chip", "hard")
+STEPS = 5
+FEWER = {"sew": 3, "preact": 3}
+"""Steps of the structures that are twenty layers deep."""
+
+
+def mse(o: Tensor, y: Tensor) -> Tensor:
+    return ((F.one_hot(y, o.shape[1]).to(o.dtype) - o) ** 2).mean()
+
+
+# --- identities 1, 2: BPTT, SLTT ------------------------------------------------------------------
+
+
+CASES = [
+    (structure, form)
+    for structure in SHAPES
+    for form in (("B", "chip") if structure in ("sew", "preact") else FORMS)  # twenty layers deep
+]
+
+
+@pytest.mark.parametrize(("structure", "form"), CASES)
+def test_bptt_and_sltt_equal_one_graph(structure: str, form: str) -> None:
+    net = network_of(structure, form)
+    x, y = batch_for(net, FEWER.get(structure, STEPS))
+    same(by_rule(net, BPTT(), x, y), reference(net, x, y, "full"))
+    same(by_rule(net, BPTT(detach_reset=True), x, y), reference(net, x, y, "reset"))
+    same(by_rule(net, SLTT(), x, y), reference(net, x, y, "spatial"))
+
+
+@given(
+    form=st.sampled_from(FORMS),
+    structure=st.sampled_from(["dense", "conv", "recurrent"]),
+    seed=st.integers(0, 10_000),
+    du=st.sampled_from([4096.0, 1500.0]),
+    readout=st.sampled_from(["membrane", "spikes"]),
+    static=st.booleans(),
+    norm=st.sampled_from(["none", "ws"]),
+)
+@settings(max_examples=15, deadline=None)
+def test_on_random_networks(
+    form: str, structure: str, seed: int, du: float, readout: str, static: bool, norm: str
+) -> None:
+    net = network_of(structure, form, seed=seed, du=du, readout=readout, norm=norm)
+    x, y = batch_for(net, STEPS, seed, static=static)
+    for own, mode in ((BPTT(), "full"), (SLTT(), "spatial"), (STOP(per_synapse=True), "traces")):
+        theirs = reference(net, x, y, mode)
+        if any(bool(g.any()) for g in theirs.values()):
+            same(by_rule(net, own, x, y), theirs)
+
+
+# --- identity 3: tt_lbp(1, L) is SLTT -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("structure", ["dense", "conv", "recurrent"])
+def test_one_step_and_all_layers_is_sltt(structure: str, form: str) -> None:
+    net = network_of(structure, form)
+    x, y = batch_for(net, STEPS)
+    same(by_rule(net, TTLBP(1, 0), x, y), by_rule(net, SLTT(), x, y))
+
+
+# --- identity 4: SLTT-K ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_sltt_k_over_all_draws(k: int) -> None:
+    net = network_of("dense", "chip")
+    x, y = batch_for(net, STEPS)
+    whole = by_rule(net, SLTT(), x, y)
+    draws = [set(c) for c in itertools.combinations(range(STEPS), k)]
+    for unbiased in (False, True):
+        scale = STEPS / k if unbiased else 1.0
+        mean: dict[str, Tensor] = {}
+        for drawn in draws:
+
+            def one(network: SpikingNetwork, *rest: Any, drawn: set[int] = drawn) -> None:
+                network.reset(x)
+                sltt_module.spatial(network, *rest, drawn, scale)
+
+            for name, grad in by_rule(net, one, x, y).items():
+                mean[name] = mean.get(name, 0.0) + grad / len(draws)
+        share = 1.0 if unbiased else k / STEPS
+        same(mean, {name: g * share for name, g in whole.items()})
+
+
+def test_sltt_k_draws_from_the_generator_without_replacement() -> None:
+    net = network_of("dense", "chip")
+    x, y = batch_for(net, STEPS)
+    for seed, unbiased in itertools.product(range(4), (False, True)):
+        drawn = set(
+            torch.randperm(STEPS, generator=torch.Generator().manual_seed(seed))[:2].tolist()
+        )
+        ours = copy.deepcopy(net)
+        generator = torch.Generator().manual_seed(seed)
+        SLTTK(2, unbiased)(ours, x, y, F.cross_entropy, generator=generator)
+
+        def steps_drawn(o: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(o, labels)
+
+        theirs = copy.deepcopy(net)
+        theirs.reset(x)
+        scale = STEPS / 2 if unbiased else 1.0
+        for t in range(STEPS):
+            theirs.detach()
+            part = steps_drawn(theirs.step(t), y) * (scale / STEPS)
+            if t in drawn:
+                part.backward()
+        theirs.gather()
+        same(gradients(ours), gradients(theirs))
+    with pytest.raises(PumiceError, match=r"k is 6, of 5 steps: use 1\.\.5"):
+        SLTTK(6)(net, x, y, F.cross_entropy)
+
+
+# --- identities 5 to 9: STOP and OTTT -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("du", [4096.0, 1500.0])
+@pytest.mark.parametrize(("structure", "form"), CASES)
+def test_stop_equals_its_graph(structure: str, form: str, du: float) -> None:
+    net = network_of(structure, form, du=du)
+    x, y = batch_for(net, FEWER.get(structure, STEPS))
+    same(by_rule(net, STOP(per_synapse=True), x, y), reference(net, x, y, "traces"))
+
+
+@pytest.mark.parametrize("form", ["A", "B"])
+def test_soft_resets_need_no_trace_per_synapse(form: str) -> None:
+    net = network_of("conv", form)
+    x, y = batch_for(net, STEPS)
+    same(by_rule(net, STOP(), x, y), reference(net, x, y, "traces"))
+
+
+@pytest.mark.parametrize("form", ["A", "B", "hard"])
+def test_one_threshold_and_leak_a_neuron(form: str) -> None:
+    net = network_of("dense", form, per_neuron=True)
+    x, y = batch_for(net, STEPS)
+    for own, mode in ((BPTT(), "full"), (SLTT(), "spatial"), (STOP(), "traces")):
+        ours = by_rule(net, own, x, y)
+        same(ours, reference(net, x, y, mode))
+        assert ours["layers.0.neurons.vth"].shape == (9,)
+
+
+def test_means_are_sums_over_neurons() -> None:
+    net = network_of("dense", "chip")
+    x, y = batch_for(net, STEPS)
+    sums, means = by_rule(net, STOP(), x, y), by_rule(net, STOP(mean=True), x, y)
+    for layer, size in enumerate((9, 8)):
+        for name in ("vth", "dv"):
+            key = f"layers.{layer}.neurons.{name}"
+            torch.testing.assert_close(means[key] * size, sums[key], rtol=1e-12, atol=0)
+    torch.testing.assert_close(sums["layers.0.synapse.weight"], means["layers.0.synapse.weight"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_top_layer_of_stop_is_detached_reset_bptt(form: str) -> None:
+    net = network_of("9-8", form, readout="spikes")
+    x, y = batch_for(net, STEPS)
+    ours = by_rule(net, STOP(per_synapse=True), x, y)
+    same(ours, reference(net, x, y, "reset"), only="layers.2")
+    full = reference(net, x, y, "full")
+    name = "layers.2.synapse.weight"
+    assert float((ours[name] - full[name]).abs().max()) > 1e-6 * float(full[name].abs().max())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("structure", ["9", "dense"])
+def test_one_hidden_layer_is_detached_reset_bptt(structure: str, form: str) -> None:
+    net = network_of(structure, form)
+    x, y = batch_for(net, STEPS)
+    ours, theirs = by_rule(net, STOP(per_synapse=True), x, y), reference(net, x, y, "reset")
+    if structure == "9":
+        same(ours, theirs)
+    else:  # and no more than one: the second's error does not reach the first's past
+        name = "layers.0.synapse.weight"
+        assert float((ours[name] - theirs[name]).abs().max()) > 1e-6 * float(
+            theirs[name].abs().max()
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_without_memory_stop_is_sltt(form: str) -> None:
+    net = network_of("dense", form, dv=4096.0)
+    x, y = batch_for(net, STEPS)
+    ours = by_rule(net, STOP(per_synapse=True), x, y)
+    same(ours, by_rule(net, SLTT(), x, y), only="weight")
+    if form == "A":
+        same(ours, by_rule(net, BPTT(), x, y), only="weight")
+
+
+@pytest.mark.parametrize(("structure", "form"), CASES)
+def test_one_step_makes_all_rules_equal(structure: str, form: str) -> None:
+    net = network_of(structure, form, steps=1)
+    x, y = batch_for(net, 1)
+    whole = by_rule(net, BPTT(), x, y)
+    for other in (SLTT(), STOP(), STOP(per_synapse=True), SLTTK(1), CheckpointedBPTT()):
+        same(by_rule(net, other, x, y), whole)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ottt_is_the_weights_part(form: str) -> None:
+    net = network_of("conv", form)
+    x, y = batch_for(net, STEPS)
+    ours, whole = by_rule(net, OTTT(), x, y), by_rule(net, STOP(), x, y)
+    same(ours, whole, only="weight")
+    assert not any(name.endswith(("vth", "dv")) for name in ours)
+
+
+def test_a_trace_a_presynaptic_neuron_by_hand() -> None:
+    """The approximation is what it says: ΔW = Σ δ[t] w̃[t]ᵀ with w̃ = α w̃ + x, the resets left out."""
+    net = network_of("9", "chip")
+    x, y = batch_for(net, STEPS)
+    ours = by_rule(net, STOP(), x, y)["layers.0.synapse.weight"]
+    net = copy.deepcopy(net)
+    layer = net.chain[0]
+    alpha = 1 - torch.round(layer.neurons.dv.detach()) / 4096
+    trace, total = torch.zeros_like(x[0]), torch.zeros_like(layer.synapse.weight)
+    for t in range(STEPS):
+        # δ[t]: the error at a bias added in this step alone.
+        trace = alpha * trace + x[t]
+        net.reset(x)
+        for before in range(t):
+            net.step(before)
+        net.detach()
+        F.cross_entropy(net.step(t), y).div(STEPS).backward(inputs=[net._states[0].m])
+        delta = _error_at_membrane(net, x, y, t)
+        total += 64 * delta.T @ trace
+    error = float((ours - total).abs().max() / total.abs().max())
+    assert error <= TOLERANCE
+
+
+def _error_at_membrane(net: SpikingNetwork, x: Tensor, y: Tensor, t: int) -> Tensor:
+    """δ[t] = (Wᵀ ∂ℓ/∂o) ⊙ φ of the one hidden layer, written out."""
+    layer, out = net.chain
+    weight = 64 * 2 * torch.round(out.synapse.weight.detach() / 2)
+    state = net._states[0]
+    o = (state.s.detach() @ weight.T / net.temperature).requires_grad_()
+    (error,) = torch.autograd.grad(F.cross_entropy(o, y) / STEPS, o)
+    theta = 64 * torch.round(layer.neurons.vth.detach())
+    slope = torch.clamp(1 - ((state.m.detach() - theta) / theta).abs(), min=0) / theta
+    return (error @ weight / net.temperature) * slope
+
+
+# --- identity 10: checkpointing -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("structure", "form"), CASES)
+def test_checkpointed_bptt_is_bptt_to_the_last_bit(
+    structure: str, form: str, dtype: torch.dtype
+) -> None:
+    steps = FEWER.get(structure, STEPS)
+    for du, static, detach in ((4096.0, False, False), (1500.0, True, True)):
+        net = network_of(structure, form, du=du, steps=steps).to(dtype)
+        x, y = batch_for(net, steps)
+        x = (x[:1].expand_as(x) if static else x).to(dtype)
+        whole = by_rule(net, BPTT(detach), x, y)
+        for segment in (0, 1, 2) if structure == "dense" else (0,):
+            ours = by_rule(net, CheckpointedBPTT(detach, segment), x, y)
+            assert ours.keys() == whole.keys()
+            for name in whole:
+                assert torch.equal(ours[name], whole[name]), (segment, name)
+
+
+# --- identity 12: TT-LBP --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [4, 2, 1])
+@pytest.mark.parametrize("n", [4, 2, 1])
+@pytest.mark.parametrize("form", ["B", "chip"])
+def test_tt_lbp_equals_its_graph(k: int, n: int, form: str) -> None:
+    steps = 4
+    net = network_of("9-8-7-6", form, steps=steps, readout="spikes", block=n, bias=False)
+    x, y = batch_for(net, steps)
+    blocks = [0, 1, 2, 3, 3] if n == 1 else [0, 0, 1, 1, 1] if n == 2 else [0] * 5
+    theirs = reference(net, x, y, "full", mse, cuts=range(0, steps, k), blocks=blocks, mean_over=k)
+    same(by_rule(net, TTLBP(k, n), x, y, mse), theirs)
+    assert len(net.local_layers) == 4 // n - 1
+
+
+@pytest.mark.parametrize("k", [4, 2, 1])
+@pytest.mark.parametrize("n", [2, 1])
+def test_tt_lbp_by_hand(k: int, n: int) -> None:
+    """The paper's Eqs 3 to 7, written out with loops, for its neuron (form B)."""
+    steps, samples = 4, 3
+    net = network_of("6-5", "B", steps=steps, readout="spikes", block=n, bias=False)
+    x, y = batch_for(net, steps)
+    net.temperature.fill_(1.0)
+    ours = by_rule(net, TTLBP(k, n), x, y, mse)
+    one_hot = F.one_hot(y, 4).double()
+    # A chain: hidden layers, the output layer behind the last, local classifiers behind others.
+    stacks: list[tuple[list[str], list[Any], int]] = []  # names, layers, first hidden layer
+    hidden, out = net.chain[:2], net.chain[2]
+    if n == 1:
+        local = net.local_layers[0]
+        stacks = [
+            (["layers.0", "classifiers.0"], [hidden[0], local], 0),
+            (["layers.1", "layers.2"], [hidden[1], out], 1),
+        ]
+    else:
+        stacks = [(["layers.0", "layers.1", "layers.2"], [*hidden, out], 0)]
+    # Forward, all at once: spikes s[layer][t] and membranes u[layer][t].
+    spikes: dict[str, list[Tensor]] = {}
+    membranes: dict[str, list[Tensor]] = {}
+    for names, layers, first in stacks:
+        for position, (name, layer) in enumerate(zip(names, layers, strict=True)):
+            if position:
+                source = spikes[names[position - 1]]
+            else:
+                source = list(x) if first == 0 else spikes[f"layers.{first - 1}"]
+            alpha, theta = 1 - float(layer.neurons.dv) / 4096, float(layer.neurons.vth)
+            weight = layer.synapse.weight.detach()
+            u = torch.zeros(samples, len(weight), dtype=torch.float64)
+            s = torch.zeros_like(u)
+            spikes[name], membranes[name] = [], []
+            for t in range(steps):
+                u = alpha * u + source[t] @ weight.T - theta * s
+                s = (u >= theta).double()
+                membranes[name].append(u)
+                spikes[name].append(s)
+    for names, layers, first in stacks:
+        total = {name: torch.zeros_like(la.synapse.weight) for name, la in zip(names, layers)}
+        for start in range(0, steps, k):
+            gamma_next = {name: None for name in names}
+            rate = sum(spikes[names[-1]][start : start + k]) / k
+            for t in reversed(range(start, start + k)):
+                gamma_above = None
+                for position in reversed(range(len(names))):
+                    name, layer = names[position], layers[position]
+                    alpha, theta = 1 - float(layer.neurons.dv) / 4096, float(layer.neurons.vth)
+                    if gamma_above is None:  # ∂L/∂s of Eq 3, times k/T for the interval's share
+                        delta = -2 / 4 * (one_hot - rate) / k / samples * (k / steps)
+                    else:
+                        delta = gamma_above @ layers[position + 1].synapse.weight.detach()
+                    after = gamma_next[name]
+                    if after is not None:
+                        delta = delta - theta * after  # Eq 4
+                    distance = (membranes[name][t] - theta) / theta
+                    slope = torch.clamp(1 - distance.abs(), min=0) / theta
+                    gamma = delta * slope  # Eq 5
+                    if after is not None:
+                        gamma = gamma + alpha * after
+                    if position:
+                        source = spikes[names[position - 1]][t]
+                    else:
+                        source = x[t] if first == 0 else spikes[f"layers.{first - 1}"][t]
+                    total[name] += gamma.T @ source  # Eq 7
+                    gamma_next[name] = gamma_above = gamma
+        theirs = {f"{name}.synapse.weight": g for name, g in total.items()}
+        for key, grad in theirs.items():
+            error = float((ours[key] - grad).abs().max() / grad.abs().max())
+            assert error <= TOLERANCE, (key, error)
+
+
+def test_tt_lbp_updates_after_every_interval() -> None:
+    net = network_of("dense", "chip", steps=4, block=1)
+    x, y = batch_for(net, 4)
+    ours, calls = copy.deepcopy(net), []
+
+    def update() -> None:
+        calls.append({k: p.grad.clone() for k, p in ours.named_parameters() if p.grad is not None})
+        with torch.no_grad():
+            for p in ours.parameters():
+                if p.grad is not None:
+                    p -= 1e4 * p.grad
+        ours.zero_grad()
+
+    TTLBP(2, 1)(ours, x, y, F.cross_entropy, update=update)
+    assert len(calls) == 2
+    # The second interval, by a network that starts from the first's weights and states.
+    theirs = copy.deepcopy(net)
+    theirs.reset(x)
+    theirs.divide(1)
+    for t in (0, 1):
+        theirs.step(t)
+    with torch.no_grad():
+        for name, p in theirs.named_parameters():
+            if name in calls[0]:
+                p -= 1e4 * calls[0][name]
+    theirs.refresh()
+    theirs.detach()
+    outputs = []
+    for t in (2, 3):
+        outputs.append((theirs.step(t), *theirs.locals))
+    sum(F.cross_entropy((a + b) / 2, y) for a, b in zip(*outputs, strict=True)).backward()
+    theirs.gather()
+    same(calls[1], gradients(theirs))
+    with pytest.raises(PumiceError, match=r"k is 3, T is 4: use one of \[1, 2, 4\]"):
+        TTLBP(3, 1)(net, x, y, F.cross_entropy)
+
+
+@pytest.mark.parametrize("form", ["A", "B"])
+def test_decolle_equals_its_graph(form: str) -> None:
+    net = network_of("dense", form, block=1)
+    x, y = batch_for(net, STEPS)
+    theirs = reference(net, x, y, "traces", blocks=[0, 1, 1])
+    ours = by_rule(net, DECOLLE(), x, y)
+    same(ours, theirs, only="synapse.weight")
+    assert not any(name.endswith(("vth", "dv")) for name in ours)
+
+
+def test_random_classifiers_stay() -> None:
+    from loihi import Encoding
+    from trainer.zoo import build
+
+    net = build("9-8", (7,), 4, Encoding("rate", 4), block=1, classifiers="random")
+    net.calibrate(batch_for(net, 4)[0].float(), torch.Generator().manual_seed(0))
+    x, y = batch_for(net.double(), 4)
+    for own in (TTLBP(2, 1), DECOLLE()):
+        grads = by_rule(net, own, x, y)
+        assert "layers.0.synapse.weight" in grads and "layers.1.synapse.weight" in grads
+        assert not any(name.startswith(("classifiers", "layers.2")) for name in grads)
+
+
+# --- batch norm -----------------------------------------------------------------------------------
+
+
+def test_batch_norm_is_torchs() -> None:
+    """Folded into weights and biases or not: one step of a real-valued network."""
+    net = normalised()
+    x, y = batch_for(net, 1, samples=6)
+    ours = by_rule(net, SLTT(), x, y)
+    net = copy.deepcopy(net)
+    net.zero_grad()
+    out = x[0]
+    for layer in net.chain[:2]:
+        norm = layer.synapse.norm
+        raw = layer.synapse.plain(out, layer.synapse.weight)
+        a = F.batch_norm(raw, None, None, norm.gamma, norm.beta, training=True, eps=norm.eps)
+        theta = layer.neurons.vth
+        unit = theta.detach()
+        slope = torch.clamp(1 - ((a - theta).detach() / unit).abs(), min=0) / unit
+        linear = slope * (a - theta)
+        out = (a > theta).double().detach() + linear - linear.detach()
+    o = out.flatten(1) @ net.chain[2].synapse.weight.T / net.temperature
+    F.cross_entropy(o, y).backward()
+    theirs = {k: g for k, g in gradients(net).items() if not k.endswith("dv")}
+    for key, grad in theirs.items():
+        error = float((ours[key] - grad).abs().max() / grad.abs().max())
+        assert error <= 1e-9, (key, error)
+
+
+def normalised() -> SpikingNetwork:
+    from loihi import Encoding
+    from trainer.zoo import build
+
+    net = build(
+        "4c3p1-5", (2, 5, 5), 4, Encoding("events", 1, (0, 1)), neuron="hard", norm="bn", dv=900.0
+    )
+    x, _ = batch_for(net, 1, samples=8)
+    net.calibrate(x.float(), torch.Generator().manual_seed(1))
+    return net.double().train()
+
+
+# --- mutations: each of these mistakes must be seen -----------------------------------------------
+
+
+def _wrong_theta_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Form A's θ̃ as form B's: α θ̃ − s for α (θ̃ − s)."""
+    original = LayerTraces.advance
+
+    def advance(self: LayerTraces, before: Any, alpha: Tensor, beta: Tensor | None) -> None:
+        past = self.theta
+        original(self, before, alpha, beta)
+        self.theta = -before.s if past is None else alpha * past - before.s
+
+    monkeypatch.setattr(LayerTraces, "advance", advance)
+
+
+def _no_minus_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Δθ = Σ δ θ̃ for Σ δ (θ̃ − 1)."""
+    original = LayerTraces.advance
+
+    def advance(self: LayerTraces, before: Any, alpha: Tensor, beta: Tensor | None) -> None:
+        if self.theta is not None:
+            self.theta = self.theta - 1
+        original(self, before, alpha, beta)
+        self.theta = self.theta + 1
+
+    monkeypatch.setattr(LayerTraces, "advance", advance)
+
+
+def _no_reset_in_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Form A's α̃ without − θ s."""
+    original = LayerTraces.advance
+
+    def advance(self: LayerTraces, before: Any, alpha: Tensor, beta: Tensor | None) -> None:
+        past = self.alpha.value
+        original(self, before, alpha, beta)
+        self.alpha.value = before.m if past is None else alpha * past + before.m
+
+    monkeypatch.setattr(LayerTraces, "advance", advance)
+
+
+def _leak_of_the_layer_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces that decay with the sending layer's leak."""
+    original = SpikingNetwork._advance_traces
+
+    def advance(self: SpikingNetwork, index: int, layer: Any, traces: LayerTraces) -> None:
+        original(self, index, layer, traces)
+        if index:
+            traces.keep = self._ready[index - 1].alpha.value
+
+    monkeypatch.setattr(SpikingNetwork, "_advance_traces", advance)
+
+
+def _mistake_in_stop(mutate: Callable[[pytest.MonkeyPatch], None]) -> Callable[..., None]:
+    def check(monkeypatch: pytest.MonkeyPatch) -> None:
+        mutate(monkeypatch)
+        net = network_of("dense", "A")
+        x, y = batch_for(net, STEPS)
+        same(by_rule(net, STOP(), x, y), reference(net, x, y, "traces"))
+
+    return check
+
+
+def _no_detach_at_a_block_edge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpikingNetwork, "_apart", lambda self, source, receiver: False)
+    test_tt_lbp_equals_its_graph(4, 1, "B")
+
+
+def _no_detach_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpikingNetwork, "detach", lambda self: None)
+    monkeypatch.setattr(Tensor, "backward", lambda self, *a, **k: _retained(self, *a))
+    test_bptt_and_sltt_equal_one_graph("dense", "chip")
+
+
+def _retained(loss: Tensor, grad: Tensor | None = None) -> None:
+    torch.autograd.backward(loss, grad, retain_graph=True)
+
+
+def _forgotten_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T/K left out: the unbiased gradient is the paper's."""
+    original = sltt_module.spatial
+
+    def spatial(network: Any, x: Any, y: Any, loss: Any, steps: Any, scale: float) -> Tensor:
+        return original(network, x, y, loss, steps, 1.0)
+
+    monkeypatch.setattr(sltt_module, "spatial", spatial)
+    test_sltt_k_over_all_draws(2)
+
+
+def _a_reset_that_detaches_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpikingNetwork, "detach_reset", SpikingNetwork.detach)
+    test_bptt_and_sltt_equal_one_graph("dense", "chip")
+
+
+def _soft_reset_traces_of_the_other_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = FormA.name, FormB.name
+    monkeypatch.setattr(FormA, "name", b)
+    monkeypatch.setattr(FormB, "name", a)
+    net = network_of("dense", "A")
+    x, y = batch_for(net, STEPS)
+    ours = by_rule(net, STOP(), x, y)
+    monkeypatch.undo()
+    same(ours, reference(net, x, y, "traces"))
+
+
+MUTATIONS = {
+    "wrong θ̃ order": _mistake_in_stop(_wrong_theta_order),
+    "no −1 in Δθ": _mistake_in_stop(_no_minus_one),
+    "α̃ without −θ s": _mistake_in_stop(_no_reset_in_leak),
+    "the pre-layer's leak": _mistake_in_stop(_leak_of_the_layer_before),
+    "no detach at a block's edge": _no_detach_at_a_block_edge,
+    "no detach between steps": _no_detach_between_steps,
+    "T/K forgotten": _forgotten_factor,
+    "a detached membrane for a detached reset": _a_reset_that_detaches_too_much,
+    "form B's traces with form A": _soft_reset_traces_of_the_other_form,
+}
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_mistake_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AssertionError, match=r"relative error|gradient"):
+        MUTATIONS[name](monkeypatch)
+
+
+# --- the registry ---------------------------------------------------------------------------------
+
+
+def test_rules_by_name() -> None:
+    assert rule("sltt_k", k=3, n=9, unbiased=True) == SLTTK(3, True)
+    assert rule("tt_lbp", k=2, n=1) == TTLBP(2, 1)
+    assert rule("bptt", detach_reset=True) == BPTT(True)
+    assert isinstance(rule("stop", per_synapse=True), stop_module.STOP)
+    with pytest.raises(PumiceError, match="rule 'bppt' is unknown: use one of bptt, "):
+        rule("bppt")
+    assert set(RULES) == {
+        "bptt", "bptt_checkpoint", "sltt", "sltt_k", "ottt", "stop", "tt_lbp", "decolle",
+    }  # fmt: skip

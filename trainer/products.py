@@ -1,0 +1,120 @@
+"""Dense products of messages and weights: the trainer's largest part of a step, made to fit it.
+
+What is multiplied is known here: weights are even integers of eight bits, messages are spikes (or
+payloads of a few bits), most of them 0. So, on the CPU in float32:
+
+- forwards, an int8 product with 32-bit sums, which is exact whatever the fan-in;
+- the weights' gradient, event-driven where few inputs spike (:mod:`trainer.kernels`);
+- everything else through oneDNN, which unlike MKL uses the whole vector width of AMD's processors.
+
+Each has torch's plain product beside it, used where the fast one does not apply. The integers are
+the same either way; gradients differ by float32's rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainer import kernels
+from trainer.shared import Shared
+
+SPARSE = 0.25
+"""Below this part of inputs that are not 0, a gradient is gathered event by event."""
+SMALL = 64
+"""A product of fewer outputs is not worth the trouble."""
+
+
+@functools.cache
+def _int8_product() -> Any:
+    """torch's int8 product, if this build has one that works here; else None."""
+    try:
+        x = torch.tensor([[1, -2, 127], [0, 5, -128]], dtype=torch.int8)
+        if torch.equal(torch._int_mm(x, x.T), x.int() @ x.int().T):
+            return torch._int_mm
+    except (AttributeError, RuntimeError):
+        pass
+    return None
+
+
+@functools.cache
+def _onednn() -> Any:
+    """oneDNN's ``x Wᵀ``, if this build has it; else None."""
+    try:
+        operator = torch.ops.mkldnn._linear_pointwise
+        x = torch.arange(6.0).reshape(2, 3)
+        if torch.equal(operator(x, x, None, "none", [], ""), x @ x.T):
+            return operator
+    except (AttributeError, RuntimeError):
+        pass
+    return None
+
+
+def _times(x: Tensor, y: Tensor) -> Tensor:
+    """``x yᵀ``, in the fastest float product there is."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and min(len(x), len(y)) >= SMALL:
+        operator = _onednn()
+        if operator is not None:
+            result: Tensor = operator(x, y, None, "none", [], "")
+            return result
+    return F.linear(x, y)
+
+
+def _forward(x: Tensor, weight: Shared, step: float) -> Tensor:
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    product = _int8_product() if step and on_cpu and len(weight.value) >= SMALL else None
+    if product is None:
+        return _times(x, weight.value.detach())
+    sums: Tensor = product(x.to(torch.int8), weight.int8(step).T)
+    return sums.float().mul_(step)
+
+
+def _weight_gradient(x: Tensor, delta: Tensor, weight: Shared) -> None:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or delta.shape[1] < SMALL:
+        weight.add(delta.T @ x)
+        return
+    x, delta = x.contiguous(), delta.contiguous()
+    messages = x.numpy()
+    kernels.team(messages.size)
+    events = kernels.active(messages)
+    if events < SPARSE * x.numel():
+        kernels.team(events * delta.shape[1])
+        kernels.weight_gradient(messages, delta.numpy(), weight.row_sum.numpy())
+    else:
+        weight.row_sum.add_(_times(x.T, delta.T))
+
+
+class _Linear(torch.autograd.Function):
+    """``x Wᵀ``, whose weights' gradient is taken with ``trace`` in place of x, if there is one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, value: Tensor, weight: Shared, step: float, trace: Tensor | None
+    ) -> Tensor:
+        ctx.weight = weight
+        ctx.save_for_backward(x if trace is None else trace)
+        return _forward(x, weight, step)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (delta,) = grads
+        weight: Shared = ctx.weight
+        if ctx.needs_input_grad[1]:
+            _weight_gradient(ctx.saved_tensors[0], delta, weight)
+        of_x = _times(delta, weight.value.detach().T) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, None, None
+
+
+def linear(x: Tensor, weight: Shared, step: float = 0.0, trace: Tensor | None = None) -> Tensor:
+    """``x Wᵀ`` ``[N, out]`` of messages ``[N, in]`` and shared weights ``[out, in]``.
+
+    step: where not 0, all weights are multiples of it, at most 127 times it, and the messages
+        integers of at most 127: the product is then exact in int8.
+    trace: ``[N, in]``, takes the place of x in the weights' gradient (see :mod:`trainer.traces`).
+    """
+    result: Tensor = _Linear.apply(x, weight.value, weight, step, trace)
+    return result

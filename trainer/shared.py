@@ -1,0 +1,83 @@
+"""What all steps of a batch share: computed once, differentiated once.
+
+Quantised weights, thresholds and decays are the same in every step. Each is put on a leaf of its
+own, where the gradients of the steps add up in place, in the order in which the steps are
+differentiated; a step's graph ends there and can go. :meth:`Shared.gather` then sends the sum on to
+the parameters, once a batch. So a step costs no quantisation, memory need not grow with T, and a
+batch that is differentiated in pieces gives the same sums to the last bit as one that is not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Use(torch.autograd.Function):
+    """The shared tensor in one step; its gradient, times ``scale`` if given, goes to the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, shared: Shared, scale: Tensor | None) -> Tensor:
+        ctx.shared, ctx.scale = shared, scale
+        ctx.set_materialize_grads(False)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None]:
+        (grad,) = grads
+        if grad is not None:
+            ctx.shared.add(grad if ctx.scale is None else grad * ctx.scale)
+        return None, None, None
+
+
+class Shared:
+    """One tensor for all steps of a batch.
+
+    source: the tensor as computed from parameters (or from other shared tensors).
+    value: the same numbers as a leaf: what the steps see.
+    """
+
+    def __init__(self, source: Tensor) -> None:
+        self.source = source
+        self.value = source.detach().requires_grad_(source.requires_grad)
+        self._sum: Tensor | None = None
+        self._row_sum: Tensor | None = None
+        self._int8: Tensor | None = None
+
+    def now(self, scale: Tensor | None = None) -> Tensor:
+        """The tensor for one step. scale: what this step's gradient is multiplied by."""
+        if not self.value.requires_grad:
+            return self.value
+        used: Tensor = _Use.apply(self.value, self, scale)
+        return used
+
+    def int8(self, step: float) -> Tensor:
+        """The numbers as multiples of ``step``, in int8."""
+        if self._int8 is None:
+            self._int8 = (self.value.detach() / step).to(torch.int8)
+        return self._int8
+
+    @property
+    def row_sum(self) -> Tensor:
+        """Where a matrix's gradients add up transposed, ``[in, out]``: a row for every input."""
+        if self._row_sum is None:
+            self._row_sum = torch.zeros(self.value.T.shape, dtype=self.value.dtype)
+        return self._row_sum
+
+    def add(self, grad: Tensor) -> None:
+        """Adds a step's gradient."""
+        if self._sum is None:
+            self._sum = grad.clone()
+        else:
+            self._sum += grad
+
+    def gather(self) -> None:
+        """Sends the sum to where :attr:`source` came from, and starts again from 0."""
+        total = self._sum
+        if self._row_sum is not None:
+            total = self._row_sum.T if total is None else total + self._row_sum.T
+        self._sum = self._row_sum = None
+        if total is not None and self.source.requires_grad:
+            self.source.backward(total)

@@ -1,0 +1,176 @@
+"""Traces: what a gradient needs of the past, carried forwards, so that nothing of it is stored.
+
+STOP's derivation (see :mod:`trainer.rules.stop`): with δ[t] = φ ∂E[t]/∂s[t] the error at the
+membrane, which comes from the layers above in the same step,
+
+    ΔW = Σ_t δ[t] w̃[t]ᵀ     Δθ_j = Σ_t δ_j[t] (θ̃_j[t] − 1)     Δα = Σ_t Σ_j δ_j[t] α̃_j[t]
+
+    form A     w̃ = α w̃ + x[t]       θ̃ = α (θ̃ − s[t-1])    α̃ = α α̃ + (u[t-1] − θ s[t-1])
+    form B     w̃ = α w̃ + x[t]       θ̃ = α θ̃ − s[t-1]      α̃ = α α̃ + u[t-1]
+    hard reset w̃ = α (1 − s[t-1]) w̃ + x[t]    θ̃ = 0       α̃ = α (1 − s[t-1]) α̃ + u[t-1] (1 − s[t-1])
+
+with α, θ, u and s those of the *receiving* neurons. On the chip w̃ is then one trace a synapse, as
+the receivers reset at different times; one a presynaptic neuron, with the reset left out, is the
+approximation that fits into a chip's or a GPU's memory. A current that outlives its step
+(du < 4096, β kept of it) puts a trace of its own before each: ũ = β ũ + x[t], w̃ = … + ũ[t], and
+the same with u[t-1] of the current for β.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.neurons import Chip, Neurons, State
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """Which traces a batch is to keep.
+
+    neurons: for threshold and leak too (STOP); without, they get no gradient (OTTT).
+    per_synapse: a trace a synapse where the neurons' resets need it (exact); else one a presynaptic
+        neuron. Soft-reset neurons with one leak a layer need no more than that to be exact.
+    mean: θ's and α's gradients are averaged over a layer's neurons, not summed.
+    """
+
+    neurons: bool = True
+    per_synapse: bool = False
+    mean: bool = False
+
+
+class Trace:
+    """One trace and, where the current outlives its step, the one before it."""
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+        self._current: Tensor | None = None
+
+    def update(
+        self,
+        x: Tensor,
+        keep: Tensor,
+        beta: Tensor | None,
+        shape: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> Tensor:
+        """``keep · trace + x``; shape: of x, when it meets ``keep``."""
+        if beta is not None:
+            self._current = x if self._current is None else beta * self._current + x
+            x = self._current
+        x = shape(x)
+        self.value = x if self.value is None else keep * self.value + x
+        return self.value
+
+
+class LayerTraces:
+    """The traces of a layer's neurons, and of the messages that its synapses bring."""
+
+    def __init__(self, tracing: Tracing, neurons: Neurons, links: int) -> None:
+        self.tracing, self.neurons = tracing, neurons
+        # One leak a neuron makes the trace one a synapse, whatever the reset.
+        self.per_synapse = neurons.dv.dim() > 0 or (
+            tracing.per_synapse and isinstance(neurons.form, Chip)
+        )
+        self.messages = [Trace() for _ in range(links)]
+        self.constant, self.bias = Trace(), Trace()
+        self.theta: Tensor | None = None
+        self.alpha, self.beta = Trace(), Trace()
+        self.keep: Tensor = torch.zeros(())
+        self.decay: Tensor | None = None
+
+    @torch.no_grad()
+    def advance(self, before: State, alpha: Tensor, beta: Tensor | None) -> None:
+        """The neurons' own traces, and what is kept of the synapses', at a step's beginning.
+
+        alpha, beta: what is kept of membrane and current.
+        """
+        m, s, theta = before.m, before.s, before.theta
+        name = self.neurons.form.name
+        gate = 1 - s if isinstance(self.neurons.form, Chip) else None
+        kept = alpha if gate is None else alpha * gate
+        self.decay = beta
+        self.keep = kept if self.per_synapse else alpha
+        one = torch.ones_like(m)
+        self.constant.update(one, self.keep, beta)
+        self.bias.update(one, self.keep, None)
+        if not self.tracing.neurons:
+            return
+        if name == "A":
+            past = torch.zeros_like(m) if self.theta is None else self.theta
+            self.theta, drive = alpha * (past - s), m - theta * s
+        elif name == "B":
+            self.theta = -s if self.theta is None else alpha * self.theta - s
+            drive = m
+        else:
+            assert gate is not None
+            self.theta, drive = None, m * gate
+        self.alpha.update(drive, kept, None)
+        if beta is not None and before.u is not None:
+            self.beta.update(before.u, kept, beta)
+
+
+class _TracedSpike(torch.autograd.Function):
+    """Spikes whose errors go to the current of the same step, and to θ, α, β by their traces."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        i: Tensor,
+        theta: Tensor,
+        alpha: Tensor,
+        beta: Tensor | None,
+        after: Tensor,
+        spikes: Tensor,
+        traces: LayerTraces,
+    ) -> Tensor:
+        ctx.save_for_backward(after, theta, alpha, beta)
+        ctx.traces = traces
+        # As of this step: the traces go on before the error comes only if a rule lets them.
+        ctx.then = traces.theta, traces.alpha.value, traces.beta.value
+        return spikes.view_as(spikes)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        after, theta, alpha, beta = ctx.saved_tensors
+        traces: LayerTraces = ctx.traces
+        delta = traces.neurons.surrogate.slope(after, theta).mul_(grads[0])
+        if not traces.tracing.neurons:
+            return (delta, *(None,) * 6)
+        of_theta, of_alpha, of_beta = ctx.then
+        scale = 1.0 if not traces.tracing.mean else theta.numel() * len(delta) / delta.numel()
+        _, needs_theta, needs_alpha, needs_beta = ctx.needs_input_grad[:4]
+
+        def total(trace: Tensor, like: Tensor) -> Tensor:
+            return (delta * trace).sum_to_size(like.shape) * scale
+
+        one = torch.ones((), dtype=delta.dtype, device=delta.device)
+        return (
+            delta,
+            total(-one if of_theta is None else of_theta - 1, theta) if needs_theta else None,
+            total(of_alpha, alpha) if needs_alpha else None,
+            total(of_beta, beta) if needs_beta else None,
+            None,
+            None,
+            None,
+        )
+
+
+def traced_spike(
+    i: Tensor,
+    theta: Tensor,
+    alpha: Tensor,
+    beta: Tensor | None,
+    after: Tensor,
+    spikes: Tensor,
+    traces: LayerTraces,
+) -> Tensor:
+    """``spikes`` ``[N, *shape]`` with the gradients at the top of this file.
+
+    i: the step's current, which gets δ. after: the membrane before its reset.
+    """
+    result: Tensor = _TracedSpike.apply(i, theta, alpha, beta, after, spikes, traces)
+    return result
