@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.output import Json, Result, table
+from loihi.errors import PumiceError
 
 EXAMPLE = "pumice export runs/mnist-mlp-sltt --out model.net"
 
@@ -31,6 +32,11 @@ def run(
     checkpoint = None if source.is_dir() else source
     config = TrainConfig.read(folder / loop.CONFIG)
     module = loop.restore(config, load(config.data), checkpoint or folder / loop.CHECKPOINT)
+    if not module.on_grid:
+        raise PumiceError(
+            f"{folder} trained neurons of form {config.neuron}: only those of form chip, on the "
+            "grid, can be exported"
+        )
     network = module.freeze()
     out = out or folder / "model.net"
     netx.write(network, out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from cli.output import Json, Result, log, progress, table
 from loihi.errors import PumiceError
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, parsed
 
 if TYPE_CHECKING:
     from loihi import Network
@@ -27,7 +28,13 @@ class Rule(str, Enum):
     """How gradients are computed."""
 
     sltt = "sltt"
+    sltt_k = "sltt_k"
+    tt_lbp = "tt_lbp"
+    stop = "stop"
+    ottt = "ottt"
+    decolle = "decolle"
     bptt = "bptt"
+    bptt_checkpoint = "bptt_checkpoint"
 
 
 class InputEncoding(str, Enum):
@@ -43,18 +50,26 @@ def run(
     data: Annotated[
         str | None,
         typer.Option(
-            help=f"digits, mnist, fashion-mnist, or an .npz file; {DEFAULTS.data} by default.",
-            metavar="NAME|FILE.npz",
+            help=f"A name that `pumice data list` knows, or a path; {DEFAULTS.data} by default.",
+            metavar="NAME|PATH",
         ),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help=f"mlp, lenet, or layers such as 8c5-2a-128; {DEFAULTS.model} by default."
+            help="mlp, lenet, vgg11, sew_resnet18, …, or layers such as 8c5-2a-128; "
+            f"{DEFAULTS.model} by default."
         ),
     ] = None,
     rule: Annotated[
         Rule | None, typer.Option(help=f"The training rule; {DEFAULTS.rule} by default.")
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(help="sltt_k: backward passes a batch. tt_lbp: steps an interval, 0 for all."),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option(help="tt_lbp: layers with weights a block, 0 for all.")
     ] = None,
     time_steps: Annotated[
         int | None, typer.Option(help=f"Steps a sample lasts; {DEFAULTS.time_steps} by default.")
@@ -78,6 +93,13 @@ def run(
             help=f"Shift images by up to this fraction, in training; {DEFAULTS.shift} by default."
         ),
     ] = None,
+    augment: Annotated[
+        str | None, typer.Option(help="More of that, as in rotate=10,elastic=1,flip.")
+    ] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(help="Hold out this part of the training samples, and test on it instead."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same numbers.")] = None,
     device: Annotated[
         str | None, typer.Option(help=f"cpu or cuda; {DEFAULTS.device} by default.")
@@ -88,6 +110,14 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="The run folder; runs/DATA-MODEL-RULE by default.")
     ] = None,
+    settings_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of config.toml, as in norm=bn or readout=spikes. Repeatable.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder.")
     ] = False,
@@ -96,21 +126,26 @@ def run(
     """Train a network on the chip's number grid.
 
     The run folder then holds config.toml (which alone repeats the run), metrics.jsonl, the
-    checkpoint, and model.net.
+    checkpoint, and model.net. On several GPUs or hosts: torchrun … -m cli.main train …
     """
     given = {
         "data": data,
         "model": model,
         "rule": rule and rule.value,
+        "k": k,
+        "n": n,
         "time_steps": time_steps,
         "encoding": encoding and encoding.value,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,
         "shift": shift,
+        "augment": augment,
+        "validation": validation,
         "seed": seed,
         "device": device,
     }
+    given |= _more(settings_ or [])
     if resume and out is None:
         raise PumiceError("--resume needs --out, the folder of the run to go on with")
     settings = _settings(given, config, out if resume else None)
@@ -120,18 +155,23 @@ def run(
 
     dataset = load(settings.data)
     done = train(settings, dataset, out, resume)
+    if int(os.environ.get("RANK", "0")):
+        raise typer.Exit  # of several processes, the first answers
+    samples = done.metrics[-1]["test_samples"]
+    written = str(out / MODEL) if done.network is not None else None
     answer = {
         "run": str(out),
-        "model": str(out / MODEL),
+        "model": written,
         "accuracy": done.accuracy,
         "correct": done.correct,
-        "samples": len(dataset.y_test),
+        "samples": samples,
         "epochs": done.metrics[-1]["epoch"],
     }
+    kind = "held-out training" if settings.validation else "test"
     rows = [
-        ("accuracy", f"{done.accuracy:.2%}, {done.correct} of {len(dataset.y_test)} test samples"),
+        ("accuracy", f"{done.accuracy:.2%}, {done.correct} of {samples} {kind} samples"),
         ("run", str(out)),
-        ("network", str(out / MODEL)),
+        ("network", written or f"none: neurons of form {settings.neuron} are not the chip's"),
     ]
     return Result(answer, table(rows))
 
@@ -154,6 +194,19 @@ def train(settings: TrainConfig, dataset: Dataset, out: Path, resume: bool = Fal
             advance(metrics["epoch"])
 
         return loop.train(settings, dataset, out, resume=resume, on_epoch=show, export=write)
+
+
+def _more(pairs: list[str]) -> dict[str, Any]:
+    """``name=value`` as config.toml would have it; what is no TOML value is a string."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or name not in DEFAULTS.to_dict():
+            known = ", ".join(DEFAULTS.to_dict())
+            raise PumiceError(f"--set {pair}: use NAME=VALUE with one of {known}")
+        settings[name] = parsed(text)
+    checked = TrainConfig.from_dict(settings)
+    return {name: getattr(checked, name) for name in settings}
 
 
 def _settings(given: dict[str, Any], config: Path | None, resumed: Path | None) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""Every rule against plain autograd, in float64, on every structure and form: rules.md's identities.
+"""Every rule against plain autograd, in float64, on every structure and form of neuron.
 
 The reference (tests/rule_reference.py) is one graph over all steps in ordinary tensor operations.
 """
@@ -14,10 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.nn import functional as F
-
-from loihi.errors import PumiceError
 from rule_reference import (
     SHAPES,
     TOLERANCE,
@@ -28,6 +24,10 @@ from rule_reference import (
     reference,
     same,
 )
+from torch import Tensor
+from torch.nn import functional as F
+
+from loihi.errors import PumiceError
 from trainer.models import SpikingNetwork
 from trainer.neurons import FormA, FormB
 from trainer.rules import (
@@ -121,7 +121,12 @@ def test_sltt_k_over_all_draws(k: int) -> None:
         mean: dict[str, Tensor] = {}
         for drawn in draws:
 
-            def one(network: SpikingNetwork, *rest: Any, drawn: set[int] = drawn) -> None:
+            def one(
+                network: SpikingNetwork,
+                *rest: Any,
+                drawn: set[int] = drawn,
+                scale: float = scale,
+            ) -> None:
                 network.reset(x)
                 sltt_module.spatial(network, *rest, drawn, scale)
 
@@ -253,7 +258,7 @@ def test_ottt_is_the_weights_part(form: str) -> None:
 
 
 def test_a_trace_a_presynaptic_neuron_by_hand() -> None:
-    """The approximation is what it says: ΔW = Σ δ[t] w̃[t]ᵀ with w̃ = α w̃ + x, the resets left out."""
+    """The approximation is what it says: w̃ = α w̃ + x, the receivers' resets left out."""
     net = network_of("9", "chip")
     x, y = batch_for(net, STEPS)
     ours = by_rule(net, STOP(), x, y)["layers.0.synapse.weight"]
@@ -365,9 +370,12 @@ def test_tt_lbp_by_hand(k: int, n: int) -> None:
                 membranes[name].append(u)
                 spikes[name].append(s)
     for names, layers, first in stacks:
-        total = {name: torch.zeros_like(la.synapse.weight) for name, la in zip(names, layers)}
+        total = {
+            name: torch.zeros_like(la.synapse.weight)
+            for name, la in zip(names, layers, strict=True)
+        }
         for start in range(0, steps, k):
-            gamma_next = {name: None for name in names}
+            gamma_next = dict.fromkeys(names)
             rate = sum(spikes[names[-1]][start : start + k]) / k
             for t in reversed(range(start, start + k)):
                 gamma_above = None

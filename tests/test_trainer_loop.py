@@ -8,14 +8,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loihi import reference
+from loihi import engine, reference
 from loihi.errors import PumiceError
 from trainer import checkpoint, data, loop
 from trainer.config import TrainConfig
@@ -42,7 +44,7 @@ def numbers(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, objec
     """A run's tensors, optimizer included, and its metrics without the seconds."""
     lines = [json.loads(line) for line in (folder / loop.METRICS).read_text().splitlines()]
     for line in lines:
-        del line["seconds"]
+        del line["seconds"], line["peak_bytes"]
     return load_file(folder / loop.CHECKPOINT), lines
 
 
@@ -262,7 +264,7 @@ def test_folders_that_cannot_be_written_are_refused_before_training(
 def test_a_loss_that_is_no_number_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop.F, "cross_entropy", lambda o, y: o.sum() * float("nan"))
+    monkeypatch.setitem(loop.LOSSES, "cross_entropy", lambda o, y: o.sum() * float("nan"))
     refused("the loss is nan in epoch 1", SMALL, few(), tmp_path / "run")
     assert numbers(tmp_path / "run")[1] == []
 
@@ -280,7 +282,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
         ({"schedule": "linear"}, "use one of cosine, constant"),
         ({"encoding": "morse"}, "encoding 'morse' is unknown"),
         ({"payload": 256}, "payload is 256: use 1..255"),
-        ({"rule": "hebb"}, "rule 'hebb' is unknown: use one of bptt, sltt"),
+        ({"rule": "hebb"}, "rule 'hebb' is unknown: use one of bptt, bptt_checkpoint, sltt, "),
         ({"surrogate": "square"}, "surrogate 'square' is unknown"),
         ({"device": "abacus"}, "device 'abacus' is unknown"),
     ],
@@ -308,3 +310,92 @@ def test_bad_config_files_are_refused(tmp_path: Path) -> None:
 def test_trainer_data_does_without_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import trainer.data"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# --- every rule ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["bptt_checkpoint", "sltt_k", "ottt", "stop", "tt_lbp", "decolle"])
+def test_a_killed_run_ends_as_one_left_alone(rule: str, tmp_path: Path) -> None:
+    """kill -9 in the middle of an epoch, then --resume: the same weights to the last bit."""
+    script = """
+import sys, os, signal
+from dataclasses import replace
+from pathlib import Path
+from trainer import data, loop
+from trainer.config import TrainConfig
+digits = data.load("digits")
+digits = replace(digits, x_train=digits.x_train[:200], y_train=digits.y_train[:200])
+config = TrainConfig(model="24-16", rule=sys.argv[1], k=2, time_steps=4, epochs=3, batch_size=50,
+                     augment="rotate=5", norm="bn")
+kill, resume = sys.argv[3] == "kill", sys.argv[3] == "resume"
+if kill:
+    original, count = loop.payloads, [0]
+    def payloads(module, x, *rest):
+        count[0] += module.training and len(x) == 50
+        if count[0] == 7:  # the third batch of the second epoch
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(module, x, *rest)
+    loop.payloads = payloads
+loop.train(config, digits, Path(sys.argv[2]), resume=resume)
+"""
+
+    def run(folder: Path, how: str) -> int:
+        command = [sys.executable, "-c", script, rule, str(folder), how]
+        return subprocess.run(command, timeout=120).returncode
+
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    assert run(alone, "whole") == 0
+    assert run(killed, "kill") == -signal.SIGKILL
+    assert checkpoint.read(killed / loop.CHECKPOINT)[1]["epoch"] == 1
+    assert run(killed, "resume") == 0
+    ours, theirs = (checkpoint.read(f / loop.CHECKPOINT)[0] for f in (killed, alone))
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.mark.parametrize("option", [{"channels_last": True}, {"precision": "tf32"}])
+def test_fast_paths_keep_the_forward_pass(option: dict[str, Any], tmp_path: Path) -> None:
+    """On the CPU the whole training is the same; on a GPU, the forward pass (docs/training.md)."""
+    digits = data.load("digits")
+    digits = replace(digits, x_train=digits.x_train[:200], y_train=digits.y_train[:200])
+    base = TrainConfig(model="6c3p1-2a-16", time_steps=4, epochs=1, batch_size=50)
+    one = train(base, digits, tmp_path / "plain")
+    other = train(replace(base, **option), digits, tmp_path / "fast")
+    x = digits.x_test[:50]
+    np.testing.assert_array_equal(
+        loop.payloads(other.module, x).numpy(), loop.payloads(one.module, x).numpy()
+    )
+    frozen = other.network
+    assert frozen is not None
+    np.testing.assert_array_equal(
+        engine.predict(frozen, frozen.encoding.encode(x)),
+        other.module(loop.payloads(other.module, x)).numpy(),
+    )
+
+
+def test_real_numbers_train_and_do_not_freeze(tmp_path: Path) -> None:
+    digits = data.load("digits")
+    for neuron in ("hard", "A", "B"):
+        config = TrainConfig(model="64", time_steps=4, epochs=3, neuron=neuron)
+        done = train(config, digits, tmp_path / neuron)
+        assert done.network is None
+        assert done.accuracy > 0.8
+
+
+def test_validation_samples_are_held_out_of_training(tmp_path: Path) -> None:
+    digits = data.load("digits")
+    config = TrainConfig(model="16", time_steps=2, epochs=1, validation=0.25)
+    done = train(config, digits, tmp_path / "run")
+    assert done.metrics[-1]["test_samples"] == 350
+    assert len(done.predictions) == 350
+
+
+@pytest.mark.parametrize("loss", ["mse", "mixed"])
+def test_losses(loss: str, tmp_path: Path) -> None:
+    o, y = torch.tensor([[0.5, 0.25], [1.0, 0.0]]), torch.tensor([0, 1])
+    squares = (0.25 + 0.0625 + 1.0 + 1.0) / 4
+    entropy = float(torch.nn.functional.cross_entropy(o, y))
+    expected = squares if loss == "mse" else 0.95 * entropy + 0.05 * squares
+    assert float(loop.LOSSES[loss](o, y)) == pytest.approx(expected)

@@ -35,7 +35,7 @@ def test_the_count_is_of_what_is_held_at_one_time() -> None:
 
 
 def test_bench_rows() -> None:
-    table = rows("16", (2, 4), 2, "cpu", repeats=1)
+    table = rows("16", (2, 4), 2, "cpu", repeats=1, rules=("sltt", "bptt"))
     assert [(row["what"], row["T"]) for row in table] == [
         ("bptt", 2), ("sltt", 2), ("bptt", 4), ("sltt", 4),
     ]  # fmt: skip

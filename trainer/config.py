@@ -27,12 +27,26 @@ class TrainConfig:
     """What a run is made of. Every field has a default; the same settings give the same numbers.
 
     data: ``digits``, ``mnist``, ``fashion-mnist``, or the path of an ``.npz`` file.
-    model: ``mlp``, ``lenet``, or an architecture such as ``8c5-2a-128`` (:mod:`trainer.models`).
+    model: a name such as ``mlp``, ``lenet``, ``vgg11`` (:mod:`trainer.zoo`), or an architecture
+        such as ``8c5-2a-128`` (:mod:`trainer.models`).
     hidden: sizes of the hidden dense layers in place of the model's own; empty: the model's own.
-    rule: ``sltt`` or ``bptt``.
+    rule: ``sltt``, ``sltt_k``, ``tt_lbp``, ``stop``, ``ottt``, ``decolle``, ``bptt`` or
+        ``bptt_checkpoint`` (:mod:`trainer.rules`).
+    k: K of ``sltt_k``; of ``tt_lbp``, steps an interval, a divisor of T (0: all T).
+    n: for ``tt_lbp``: layers with weights a block (0: all).
+    unbiased: for ``sltt_k``: gradients times T/K.
+    update: for ``tt_lbp``: weights change after every ``interval``, or after a ``batch``.
+    classifiers: the local ones of ``tt_lbp`` and ``decolle``: ``trainable``, or ``random`` and
+        fixed, the output layer too.
+    per_synapse: for ``stop``: exact traces of hard-reset neurons, one a synapse and sample.
+    learn_threshold, learn_leak: whether they learn, or stay as they begin.
+    loss: ``cross_entropy``; ``mse`` to the one-hot label; ``mixed``: 0.95 and 0.05 of them (SLTT).
     time_steps: T, steps a sample lasts.
     encoding: ``graded``, ``rate``, ``latency`` or ``events``.
     payload: the largest payload of ``graded`` and ``events`` (1..255); the smallest is 0.
+    neuron: ``chip`` (hard reset, on the grid); ``hard``, the same in real numbers; or soft reset,
+        ``A`` and ``B`` (:mod:`trainer.neurons`). Only ``chip`` can be frozen and exported.
+    norm: ``none``, weight standardisation ``ws``, batch norm ``bn``; empty: the model's own.
     readout: ``membrane`` (an integrator adds up the last synapse's input) or ``spikes``.
     epochs: passes through the training data.
     batch_size: samples an update.
@@ -46,14 +60,31 @@ class TrainConfig:
     dv, du: starting decays of membrane and current, 0..4096; du = 4096: no current memory.
     shift: training images are shifted at random, each way by up to this fraction of their height,
         in whole pixels: 0.05 moves 28 pixels by 1 and 8 pixels by none; 0: never.
-    seed: of weights, order and shifts.
+    augment: what else happens to training samples, as ``rotate=10,elastic=1``
+        (:class:`trainer.data.augment.Augmentation`).
+    validation: this part of the training samples takes the place of the test set; 0: none does.
+    seed: of weights, order, augmentation, and what a rule draws.
     device: ``cpu`` or ``cuda``.
+    channels_last: images in memory channel by channel within a pixel; exact, faster on some.
+    precision: ``float32``; ``tf32``: GPU products of 10-bit factors, which hold the grid's weights
+        and payloads exactly, so that the forward pass is the same and only gradients are rounded.
     """
 
     data: str = "digits"
     model: str = "mlp"
     hidden: tuple[int, ...] = ()
     rule: str = "sltt"
+    k: int = 1
+    n: int = 1
+    unbiased: bool = False
+    update: str = "interval"
+    classifiers: str = "trainable"
+    per_synapse: bool = False
+    learn_threshold: bool = True
+    learn_leak: bool = True
+    loss: str = "cross_entropy"
+    neuron: str = "chip"
+    norm: str = ""
     time_steps: int = 16
     encoding: str = "graded"
     payload: int = 15
@@ -70,8 +101,12 @@ class TrainConfig:
     dv: int = 1024
     du: int = 4096
     shift: float = 0.05
+    augment: str = ""
+    validation: float = 0.0
     seed: int = 0
     device: str = "cpu"
+    channels_last: bool = False
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -79,7 +114,8 @@ class TrainConfig:
             self._check_type(field.name, getattr(self, field.name), field.default)
         self._check_choice("encoding", KINDS)
         self._check_choice("readout", get_args(Readout))
-        self._check_choice("schedule", ("cosine", "constant"))
+        for name, choices in _CHOICES.items():
+            self._check_choice(name, choices)
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} is {getattr(self, name)}: use {low}..{high}")
@@ -139,8 +175,28 @@ class TrainConfig:
         return tomli_w.dumps(self.to_dict())
 
 
+def parsed(text: str) -> Any:
+    """A value as config.toml would have it; what is no TOML value is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+_CHOICES = {
+    "schedule": ("cosine", "constant"),
+    "update": ("interval", "batch"),
+    "classifiers": ("trainable", "random"),
+    "loss": ("cross_entropy", "mse", "mixed"),
+    "neuron": ("chip", "hard", "A", "B"),
+    "norm": ("", "none", "ws", "bn"),
+    "precision": ("float32", "tf32"),
+}
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("time_steps", 1, 65536),
+    ("k", 0, 65536),
+    ("n", 0, 65536),
+    ("validation", 0.0, 0.9),
     ("payload", 1, 255),
     ("epochs", 1, 10**6),
     ("batch_size", 1, 10**6),

@@ -33,7 +33,7 @@ _threads = 1
 
 
 def use_threads(threads: int) -> None:
-    """How many threads large loops take: as many as PyTorch, which may have been told its number."""
+    """How many threads large loops take: as many as PyTorch was given."""
     global _threads
     _threads = max(1, min(threads, nb.config.NUMBA_NUM_THREADS))
 
@@ -246,7 +246,7 @@ chip_errors = {
     "exponential": _errors(_exponential),
     "sigmoid": _errors(_sigmoid),
 }
-"""By surrogate: ``(after, m, s, of_m, of_s, α, θ, unit, width, delta, to_m, to_s, sums)``, all flat.
+"""By surrogate: (after, m, s, of_m, of_s, α, θ, unit, width, delta, to_m, to_s, sums), all flat.
 
 The step's derivatives (see :mod:`trainer.neurons`). of_m, of_s: ∂E/∂m and ∂E/∂s after the step;
 empty where there is none. delta: ∂E/∂i. to_m, to_s: ∂E/∂m and ∂E/∂s before the step, not wanted

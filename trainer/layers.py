@@ -108,8 +108,10 @@ class Synapse(nn.Module):
         """``none``, weight standardisation ``ws``, or batch norm ``bn``."""
         if kind not in NORMS:
             raise ModelError(f"norm {kind!r} is unknown: use one of {', '.join(NORMS)}")
-        kinds = {"ws": WeightNorm, "bn": BatchNorm}
-        self.norm = kinds[kind](self.output_shape[0]) if kind in kinds else None
+        kinds: dict[str, type[WeightNorm | BatchNorm]] = {"ws": WeightNorm, "bn": BatchNorm}
+        self.norm = None
+        if kind in kinds:
+            self.norm = kinds[kind](self.output_shape[0])
 
     def real_weights(self) -> Tensor:
         """The weights before the grid, what is a function of weights alone folded in."""
@@ -404,10 +406,24 @@ class Layer(nn.Module):
         """Whether batch norm is at work on its synapses."""
         return any(isinstance(s.norm, BatchNorm) for s in self.synapses)
 
-    def prepare(self, share: Callable[[Tensor], Shared], per_step: bool = False) -> Ready:
+    def offset(self) -> Tensor | None:
+        """What the running statistics of batch norms on its synapses add to the bias,
+        ``[channels]`` in weight units."""
+        total: Tensor | None = None
+        for synapse in self.synapses:
+            total = plus(total, synapse.folded()[1])
+        return total
+
+    def prepare(
+        self,
+        share: Callable[[Tensor], Shared],
+        per_step: bool = False,
+        offset: Tensor | None = None,
+    ) -> Ready:
         """This batch's numbers, each through ``share``.
 
         per_step: weights under batch norm are left as they are, to be folded in every step.
+        offset: what else is added to the bias: :meth:`offset`, and that of a carried layer.
         """
 
         def weights(synapse: Synapse) -> Tensor:
@@ -419,11 +435,12 @@ class Layer(nn.Module):
         n = self.neurons
         if n is None:
             return ready
+        bias = plus(n.bias, offset)
         return ready._replace(
             theta=share(n.thresholds()),
             alpha=share(n.kept(n.dv)),
             beta=None if n.du is None else share(n.kept(n.du)),
-            bias=None if n.bias is None else share(n.bias),
+            bias=None if bias is None else share(bias),
         )
 
     @property
@@ -437,16 +454,13 @@ class Layer(nn.Module):
         """What messages through one of the synapses add to the current, and to the bias.
 
         number: which synapse. x: ``[N, *shape]``.
-        Returns ``[N, *output_shape]``, and the batch norm's part of the bias, ``[channels]`` in
-        weight units, or None.
+        Returns ``[N, *output_shape]``, and if ``per_step`` the batch norm's part of the bias,
+        ``[channels]`` in weight units.
         """
         synapse, weight = self.synapses[number], ready.weights[number]
         norm = synapse.norm
-        if not isinstance(norm, BatchNorm):
+        if not per_step or not isinstance(norm, BatchNorm):
             return self._whole(synapse(x, weight, self._step), synapse), None
-        if not per_step:
-            offset = norm.fold(norm.gamma, norm.beta, norm.running_mean, norm.running_var)[1]
-            return self._whole(synapse(x, weight, self._step), synapse), offset
         real = weight.now()
         raw = synapse.plain(x, real)
         over = [d for d in range(raw.dim()) if d != 1]
@@ -471,11 +485,11 @@ class Layer(nn.Module):
 
     def receive_traced(
         self, number: int, x: Tensor, ready: Ready, traces: LayerTraces, trace: Trace
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Tensor:
         """:meth:`receive`, the weights' gradient taken with the messages' trace."""
         synapse, weight = self.synapses[number], ready.weights[number]
         if not weight.value.requires_grad:
-            return self.receive(number, x, ready)
+            return self.receive(number, x, ready)[0]
         with torch.no_grad():
             keep = traces.keep
             if traces.per_synapse:
@@ -485,13 +499,10 @@ class Layer(nn.Module):
                 past = trace.update(synapse.patches(x), kept, traces.decay)
             else:
                 past = trace.update(x, keep, traces.decay)
-            offset = None
-            if isinstance(synapse.norm, BatchNorm):
-                _, offset = synapse.folded()
         a = _TracedProduct.apply(
             x, weight.value, weight, synapse, past, traces.per_synapse, self._step
         )
-        return self._whole(a, synapse), offset
+        return self._whole(a, synapse)
 
     @torch.no_grad()
     def input_bound(self, ready: Ready) -> float:
@@ -528,7 +539,7 @@ class Layer(nn.Module):
     ) -> State:
         """The state after a step that received ``a``; ``before`` None: from rest.
 
-        offset: what batch norms add to the bias, ``[channels]`` in weight units.
+        offset: what batch norms add to the bias in this step, ``[channels]`` in weight units.
         traces: already those of this step.
         """
         neurons = self.neurons
@@ -563,22 +574,14 @@ class Layer(nn.Module):
         self, ready: Ready, offset: Tensor | None, traces: LayerTraces | None
     ) -> Tensor | None:
         """The bias in the current's unit, shaped for the layer."""
-        if ready.bias is None and offset is None:
-            return None
-        bias = offset
-        if ready.bias is not None:
-            if traces is not None:
-                # A bias is a weight on an input that is always 1.
-                value = ready.bias.value
-                shaped = self._channels(value)
-                trace = traces.bias.value
-                assert trace is not None
-                own = _TracedBias.apply(value, ready.bias, trace, shaped)
-                own = own if offset is None else own + self._channels(offset)
-                return self._on_grid_bias(own)
-            bias = ready.bias.now() if offset is None else ready.bias.now() + offset
-        assert bias is not None
-        return self._channels(self._on_grid_bias(bias))
+        if ready.bias is not None and traces is not None:
+            # A bias is a weight on an input that is always 1.
+            value, trace = ready.bias.value, traces.bias.value
+            assert trace is not None
+            own: Tensor = _TracedBias.apply(value, ready.bias, trace, self._channels(value))
+            return self._on_grid_bias(own)
+        bias = plus(None if ready.bias is None else ready.bias.now(), offset)
+        return None if bias is None else self._channels(self._on_grid_bias(bias))
 
     def _on_grid_bias(self, bias: Tensor) -> Tensor:
         return grid.bias(bias) * REGISTER if self.on_grid else bias
@@ -597,7 +600,7 @@ class Layer(nn.Module):
             return loihi.Layer(synapse, loihi.INTEGRATOR, self.sources, more, self.carry)
         if n.vth.dim() or n.dv.dim():
             raise ModelError("Loihi's and Lava's LIF hold one threshold and one leak a layer")
-        bias = n.bias if offset is None else offset if n.bias is None else n.bias + offset
+        bias = plus(n.bias, offset)
         neuron = loihi.Neuron(
             du=formats.DECAY_ONE if n.du is None else int(grid.decay(n.du)),
             dv=int(grid.decay(n.dv)),
@@ -653,6 +656,11 @@ class _TracedBias(torch.autograd.Function):
         total = (grads[0] * trace).sum_to_size(ctx.shape)
         ctx.bias.add(total.reshape(-1))
         return (None,) * 4
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The sum of what there is."""
+    return b if a is None else a if b is None else a + b
 
 
 def _per_channel(x: Tensor, dims: int) -> Tensor:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import math
 import os
+import resource
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,13 +33,21 @@ from loihi import Encoding, files
 from loihi.errors import PumiceError
 from trainer import checkpoint
 from trainer.config import TrainConfig
-from trainer.data import Dataset
-from trainer.models import SpikingNetwork, build
-from trainer.rules import rule
+from trainer.data import Dataset, hold_out
+from trainer.data.augment import Augmentation, shifted
+from trainer.distributed import World, world
+from trainer.kernels import use_threads
+from trainer.layers import WEIGHT_STD, BatchNorm
+from trainer.models import SpikingNetwork
+from trainer.rules import LOCAL, rule
+from trainer.rules.base import Loss, Rule
 from trainer.surrogates import Surrogate
+from trainer.zoo import build
 
 CONFIG, METRICS, CHECKPOINT = "config.toml", "metrics.jsonl", "checkpoint.safetensors"
 CALIBRATION_SAMPLES = 512
+CALIBRATION_PIXELS = 2**26
+"""Neurons times samples at most: calibration keeps some layers' spikes of all steps."""
 
 Metrics = dict[str, Any]
 
@@ -51,14 +60,16 @@ class TrainError(PumiceError):
 class TrainResult:
     """What a run leaves.
 
-    network: the frozen integer network after the last epoch.
+    network: the frozen integer network after the last epoch; None of neurons that are not on the
+        chip's grid.
     metrics: an object an epoch: ``epoch, loss, train_accuracy, test_accuracy, test_correct,
-        test_samples, lr, seconds``.
+        test_samples, lr, seconds, peak_bytes``. The test samples are those held out, where
+        ``validation`` is not 0; peak_bytes are the process's on the CPU, PyTorch's on a GPU.
     predictions: class of every test sample, ``[N]``, as the trainer's own forward pass has it.
     module: the trained PyTorch network.
     """
 
-    network: loihi.Network
+    network: loihi.Network | None
     metrics: list[Metrics]
     predictions: NDArray[np.int64]
     module: SpikingNetwork
@@ -95,28 +106,47 @@ def train(
     """
     folder = Path(out_dir)
     _check_data(dataset)
-    device = _device(config.device)
-    train_rule = rule(config.rule, detach_reset=config.detach_reset)
-    network = build_network(config, dataset)
-    run = _Run(config, dataset, network, folder)
-    with exact():
+    train_rule, loss = rule(config.rule, **config.to_dict()), LOSSES[config.loss]
+    with world(config.device) as (processes, place), exact(config.precision == "tf32"):
+        device = _device(place)
+        use_threads(torch.get_num_threads())
+        if config.validation:
+            dataset = hold_out(dataset, config.validation, config.seed)
+        network = build_network(config, dataset)
+        run = _Run(config, dataset, network, folder, processes)
         if resume:
             run.load(folder / CHECKPOINT)
             run.write_metrics()
         else:
             run.begin()
         network.to(device)
+        if config.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        processes.same(network)
         run.optimizer = run.new_optimizer()
         for epoch in range(run.epoch + 1, config.epochs + 1):
-            metrics = run.train_epoch(epoch, train_rule)
+            metrics = run.train_epoch(epoch, train_rule, loss)
             run.save(metrics)
-            if on_epoch is not None:
+            if on_epoch is not None and processes.first:
                 on_epoch(metrics)
         _, predictions = evaluate(network, dataset.x_test, dataset.y_test)
-    frozen = network.freeze()
-    if export is not None:
-        export(frozen, folder)
+        frozen = network.freeze() if network.on_grid else None
+        if export is not None and frozen is not None and processes.first:
+            export(frozen, folder)
+        processes.wait()
     return TrainResult(frozen, run.history, predictions, network)
+
+
+def _mse(o: Tensor, y: Tensor) -> Tensor:
+    return F.mse_loss(o, F.one_hot(y, o.shape[1]).to(o.dtype))
+
+
+LOSSES: dict[str, Loss] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": _mse,
+    "mixed": lambda o, y: 0.95 * F.cross_entropy(o, y) + 0.05 * _mse(o, y),
+}
+"""ℓ(o, y) by name; ``mixed`` with the λ that SLTT's authors published."""
 
 
 def restore(config: TrainConfig, dataset: Dataset, path: Path) -> SpikingNetwork:
@@ -137,18 +167,24 @@ def build_network(config: TrainConfig, dataset: Dataset) -> SpikingNetwork:
         None if in_time else float(dataset.low),
         None if in_time else float(dataset.high),
     )
-    return build(
+    network = build(
         config.model,
         dataset.sample_shape(in_time),
         dataset.classes,
         encoding,
         hidden=config.hidden or None,
         readout=config.readout,
+        neuron=config.neuron,
         surrogate=Surrogate(config.surrogate, config.surrogate_width or None),
         bias=config.bias,
         dv=config.dv,
         du=config.du,
+        norm=config.norm,
+        block=(config.n if config.rule == "tt_lbp" else 1) if config.rule in LOCAL else 0,
+        classifiers=config.classifiers,
     )
+    network.learn(config.learn_threshold, config.learn_leak)
+    return network
 
 
 @torch.no_grad()
@@ -159,6 +195,7 @@ def evaluate(
 
     x: raw samples ``[N, ...]``, which the module's encoding turns into payloads.
     """
+    module.eval()
     dtype = module.exact_dtype()
     if dtype != torch.float32:  # rare: sums that float32 would round
         module = _copy_as(module, dtype)
@@ -184,26 +221,18 @@ def payloads(module: SpikingNetwork, x: NDArray[Any], dtype: torch.dtype = torch
     return tensor.expand(len(encoded), *tensor.shape[1:])
 
 
-def shifted(x: NDArray[Any], pixels: int, low: float, generator: torch.Generator) -> NDArray[Any]:
-    """Images ``[..., H, W]``, each moved by −pixels..pixels both ways; ``low`` comes in."""
-    padding = [(0, 0)] * (x.ndim - 2) + [(pixels, pixels)] * 2
-    padded = np.pad(x, padding, constant_values=low)
-    height, width = x.shape[-2:]
-    moves = torch.randint(0, 2 * pixels + 1, (len(x), 2), generator=generator).numpy()
-    result = np.empty_like(x)
-    for dy in range(2 * pixels + 1):
-        for dx in range(2 * pixels + 1):
-            these = (moves[:, 0] == dy) & (moves[:, 1] == dx)
-            result[these] = padded[these, ..., dy : dy + height, dx : dx + width]
-    return result
-
-
 class _Run:
     """A run at work: what is saved after every epoch, and what an epoch does."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, network: SpikingNetwork, folder: Path
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        network: SpikingNetwork,
+        folder: Path,
+        processes: World = World(),
     ) -> None:
+        self.processes = processes
         self.config, self.dataset, self.network, self.folder = config, dataset, network, folder
         self.epoch = 0
         self.history: list[Metrics] = []
@@ -216,21 +245,23 @@ class _Run:
     def begin(self) -> None:
         """A new run: weights drawn, and the folder proved to take a checkpoint."""
         path = self.folder / CHECKPOINT
-        if path.exists():
+        if self.processes.first and path.exists():
             raise TrainError(f"{self.folder} holds a run already: resume it or use another folder")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainError(f"cannot make the folder {self.folder}: {error.strerror}") from None
         generator = torch.Generator().manual_seed(self.config.seed)
-        x = payloads(self.network, self.dataset.x_train[:CALIBRATION_SAMPLES])
+        samples = min(CALIBRATION_SAMPLES, CALIBRATION_PIXELS // self.network.activity_size())
+        x = payloads(self.network, self.dataset.x_train[: max(samples, 16)])
         self.network.calibrate(x, generator)
-        # A threshold's learning rate goes with where it starts, a decay's with its range.
         self.scales = {
-            name: float(p.detach()) if name.endswith("vth") else 4096.0
+            name: scale
             for name, p in self.network.named_parameters()
-            if name.endswith(("vth", "dv", "du"))
+            if (scale := self._scale(name, p)) is not None
         }
+        if not self.processes.first:
+            return
         files.write(self.folder / CONFIG, self.config.to_toml().encode())
         files.write(self.folder / METRICS, b"")
         self._write_checkpoint()
@@ -265,11 +296,14 @@ class _Run:
         """After an epoch: checkpoint and metrics."""
         self.epoch = int(metrics["epoch"])
         self.history.append(metrics)
-        self._write_checkpoint()
-        self.write_metrics()
+        if self.processes.first:
+            self._write_checkpoint()
+            self.write_metrics()
 
     def write_metrics(self) -> None:
         """The history, one object an epoch."""
+        if not self.processes.first:
+            return
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         files.write(self.folder / METRICS, lines.encode())
 
@@ -291,7 +325,8 @@ class _Run:
         """What a checkpoint must share with the run that takes it up."""
         d = self.dataset
         settings = self.config.to_dict()
-        del settings["device"]
+        for free in ("device", "channels_last", "precision"):
+            del settings[free]
         shape = "x".join(map(str, self.network.input_shape))
         digest = 0
         for array in (d.x_train, d.y_train):
@@ -323,57 +358,112 @@ class _Run:
 
     def _rate(self, name: str) -> float:
         scale = self.scales.get(name)
-        return self.config.lr if scale is None else self.config.lr_neuron * scale
+        if scale is None:
+            return self.config.lr
+        return (self.config.lr if name.endswith("weight") else self.config.lr_neuron) * scale
 
-    def train_epoch(self, epoch: int, train_rule: Any) -> Metrics:
+    def _scale(self, name: str, p: Tensor) -> float | None:
+        """What a parameter's learning rate is multiplied by: None for weights on the grid.
+
+        A threshold's goes with where it starts, as those of norms do, a decay's with its range;
+        real weights have their own spread in place of the grid's.
+        """
+        if name.endswith(("dv", "du")):
+            return 4096.0
+        if name.endswith(("vth", "gamma", "gain")):
+            return float(p.detach().mean())
+        if name.endswith("beta"):
+            return float(dict(self.network.named_parameters())[f"{name[:-4]}gamma"].detach().mean())
+        if name.endswith("weight") and not self.network.on_grid:
+            spread = float(p.detach().std())
+            return spread / WEIGHT_STD
+        return None
+
+    def train_epoch(self, epoch: int, train_rule: Rule, loss: Loss) -> Metrics:
         """One pass through the training data and one through the test data."""
         config, network, data = self.config, self.network, self.dataset
         started = time.perf_counter()
+        network.train()
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
         order = torch.randperm(len(data.x_train), generator=generator).numpy()
         batches = math.ceil(len(order) / config.batch_size)
         done = (epoch - 1) * batches
         image = data.sample_shape(config.encoding == "events")[1:]
         pixels = int(config.shift * min(image, default=0))
+        augmentation = Augmentation.parse(config.augment) if config.augment else None
+        norms = [m for m in network.modules() if isinstance(m, BatchNorm)]
+        device = network.temperature.device
         total, right = 0.0, 0
         for batch in range(batches):
             these = order[batch * config.batch_size : (batch + 1) * config.batch_size]
-            x, y = data.x_train[these], torch.from_numpy(data.y_train[these])
+            x = data.x_train[these]
             if pixels:
                 x = shifted(x, pixels, data.low, generator)
+            if augmentation is not None:
+                x = augmentation.apply(x, data.low, data.high, generator)
             fraction = self._schedule((done + batch) / (batches * config.epochs))
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base"] * fraction
             self.optimizer.zero_grad()
-            y = y.to(network.temperature.device)
-            result = train_rule(network, payloads(network, x), y, F.cross_entropy)
-            self.optimizer.step()
-            network.project()
-            total += float(result.loss) * len(these)
-            right += int((result.scores.argmax(1) == y).sum())
+            # Two processes share a batch of two samples; one sample goes to both, with no weight
+            # in the second: every process takes every step.
+            mine = self.processes.part(len(these))
+            share = len(mine) / len(these)
+            mine = mine if len(mine) else np.zeros(1, dtype=np.int64)
+
+            def update(share: float = share) -> None:
+                self.processes.add_up((p for _, p in self._learnable()), share)
+                self.optimizer.step()
+                network.project()
+                self.optimizer.zero_grad()
+
+            inner = update if config.rule == "tt_lbp" and config.update == "interval" else None
+            y = torch.from_numpy(data.y_train[these][mine]).to(device)
+            result = train_rule(
+                network, payloads(network, x[mine]), y, loss, generator=generator, update=inner
+            )
+            if inner is None:
+                update()
+            self.processes.average(b for norm in norms for b in norm.buffers())
+            counted = len(these) * share
+            total += float(result.loss) * counted
+            if counted:
+                right += int((result.scores.argmax(1) == y).sum())
             if not math.isfinite(total):
                 raise TrainError(
                     f"the loss is {float(result.loss)} in epoch {epoch}: lower lr ({config.lr})"
                 )
+        total, hits = self.processes.total(total, right)
         correct, _ = evaluate(network, data.x_test, data.y_test)
         return {
             "epoch": epoch,
             "loss": total / len(order),
-            "train_accuracy": right / len(order),
+            "train_accuracy": hits / len(order),
             "test_accuracy": correct / len(data.y_test),
             "test_correct": correct,
             "test_samples": len(data.y_test),
             "lr": config.lr * fraction,
             "seconds": round(time.perf_counter() - started, 3),
+            "peak_bytes": _peak_bytes(device),
         }
 
     def _schedule(self, done: float) -> float:
         return (1 + math.cos(math.pi * done)) / 2 if self.config.schedule == "cosine" else 1.0
 
 
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 @contextlib.contextmanager
-def exact() -> Iterator[None]:
-    """Deterministic sums and no tf32 within: the integers must be integers, and the same twice."""
+def exact(tf32: bool = False) -> Iterator[None]:
+    """Deterministic sums within: the integers must be integers, and the same twice.
+
+    tf32: allowed for products, whose factors it rounds to 10 bits: none for the grid's weights and
+    payloads, some for errors.
+    """
     places: list[tuple[Any, str]] = [
         (torch.backends.cuda.matmul, "allow_tf32"),
         (torch.backends.cudnn, "allow_tf32"),
@@ -386,7 +476,7 @@ def exact() -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     for module, name in places:
-        setattr(module, name, False)
+        setattr(module, name, tf32 and name == "allow_tf32")
     try:
         yield
     finally:

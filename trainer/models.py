@@ -36,10 +36,11 @@ from trainer.layers import (
     Shape,
     Synapse,
     WeightNorm,
+    plus,
 )
 from trainer.neurons import REGISTER, State, current
 from trainer.shared import Shared
-from trainer.traces import LayerTraces, Trace, Tracing
+from trainer.traces import LayerTraces, Tracing
 
 __all__ = ["ModelError", "Shape", "SpikingNetwork"]
 INPUT = -1
@@ -68,6 +69,7 @@ class SpikingNetwork(nn.Module):
     """
 
     temperature: Tensor
+    local_temperatures: Tensor
 
     def __init__(
         self,
@@ -84,7 +86,8 @@ class SpikingNetwork(nn.Module):
         self.register_buffer("temperature", torch.tensor(1.0))
         # A step of each local classifier's output in units of its own.
         self.register_buffer("local_temperatures", torch.ones(len(self.classifiers)))
-        self._replaying = False
+        self._ready: list[Ready] = []
+        self._blocks: list[int] | None = None
 
     @property
     def chain(self) -> list[Layer]:
@@ -137,7 +140,7 @@ class SpikingNetwork(nn.Module):
         """To rest, with the payloads ``[T, N, *input_shape]`` of the next batch."""
         self._x = x
         self._tracing: Tracing | None = None
-        self._blocks: list[int] | None = None
+        self._blocks = None
         self._states: list[State | None] = [None] * len(self.layers)
         self._local_states: list[State | None] = [None] * len(self.classifiers)
         self._total: Tensor | None = None
@@ -166,16 +169,21 @@ class SpikingNetwork(nn.Module):
         self._blocks = [(max(depth, 1) - 1) // n for depth in self.depths()]
         last = max(self._blocks[:-1], default=0)
         self._blocks[-1] = last  # the output layer is the last block's classifier
+        self.refresh()
 
     def refresh(self) -> None:
         """Quantises the parameters as they are now; states and traces go on."""
         self._shared: list[Shared] = []
         per_step = self._per_step
-        self._ready = [layer.prepare(self._share, per_step) for layer in self.chain]
+        offsets = [None for _ in self.chain] if per_step else self._norm_offsets()
+        self._ready = [
+            layer.prepare(self._share, per_step, offset)
+            for layer, offset in zip(self.chain, offsets, strict=True)
+        ]
         self._local_ready = [c.prepare(self._share) for c in self.local_layers.values()]
         # A static input gives the same synaptic input at every step: compute it once. Its gradient
         # is linear in the steps' errors, so their sum through one product is exact.
-        self._static: dict[tuple[int, int], tuple[Shared, Tensor | None]] = {}
+        self._static: dict[tuple[int, int], Shared] = {}
         # Below half the register's range the current cannot wrap: worth knowing, as it saves the
         # test for it in every step.
         bounds: list[float] = []
@@ -188,7 +196,7 @@ class SpikingNetwork(nn.Module):
             for index, layer in enumerate(self.chain):
                 for number, sources in enumerate(self.sources(index)):
                     if sources == (INPUT,):
-                        a, offset = layer.receive(number, self._x[0], self._ready[index])
+                        a, _ = layer.receive(number, self._x[0], self._ready[index])
                         if (
                             self._wraps[index]
                             and len(layer.synapses) == 1
@@ -196,7 +204,20 @@ class SpikingNetwork(nn.Module):
                             and layer.neurons is not None
                         ):
                             a, self._wraps[index] = layer.wrap(a), False
-                        self._static[index, number] = self._share(a), offset
+                        self._static[index, number] = self._share(a)
+
+    def _norm_offsets(self) -> list[Tensor | None]:
+        """What the running statistics of batch norms add to each layer's bias."""
+        found: list[Tensor | None] = []
+        for index, layer in enumerate(self.chain):
+            offset = layer.offset()
+            if layer.carry is not None:
+                carried = found[layer.carry]
+                if carried is not None and self._apart(layer.carry, index):
+                    carried = carried.detach()
+                offset = plus(offset, carried)
+            found.append(offset)
+        return found
 
     @property
     def _per_step(self) -> bool:
@@ -277,7 +298,7 @@ class SpikingNetwork(nn.Module):
                 scale = None
                 if traces is not None:
                     scale = traces.constant.value
-                a, b = static[0].now(scale), static[1]
+                a, b = static.now(scale), None
             else:
                 message = self._message(owner, self.sources(owner)[number], t, index)
                 if message is None:
@@ -287,15 +308,15 @@ class SpikingNetwork(nn.Module):
                     a, b = source.receive(number, message, ready, self._per_step)
                 else:
                     trace = traces.messages[place]
-                    a, b = source.receive_traced(number, message, ready, traces, trace)
+                    a, b = source.receive_traced(number, message, ready, traces, trace), None
             total = a if total is None else total + a
-            offset = b if offset is None else offset if b is None else offset + b
+            offset = plus(offset, b)
         if layer.carry is not None and traces is None:
             a, b = self._a[layer.carry], self._offsets[layer.carry]
             if self._apart(layer.carry, index):
                 a, b = a.detach(), None if b is None else b.detach()
             total = a if total is None else total + a
-            offset = b if offset is None else offset if b is None else offset + b
+            offset = plus(offset, b)
         if total is None:  # fed by nothing but a loop, at the first step
             shape = (self._x.shape[1], *layer.synapse.output_shape)
             total = self._x.new_zeros(shape)
@@ -341,7 +362,7 @@ class SpikingNetwork(nn.Module):
                 traces.advance(
                     rest, ready.alpha.value, None if ready.beta is None else ready.beta.value
                 )
-                a, _ = layer.receive_traced(0, state.s, ready, traces, traces.messages[0])
+                a = layer.receive_traced(0, state.s, ready, traces, traces.messages[0])
             out = a
             if layer.neurons is not None:
                 new = layer.advance(layer.wrap(a), before, ready, None, traces)
@@ -459,10 +480,11 @@ class SpikingNetwork(nn.Module):
         for index, layer in enumerate(self.chain):
             for synapse in layer.synapses:
                 _draw(synapse, layer.on_grid, generator)
-            totals, offset = self._calibrated(index, layer, x, spikes)
+            totals = self._calibrated(index, layer, x, spikes)
+            offset = layer.offset()
             if layer.carry is not None:
                 totals = [a + b for a, b in zip(totals, received[layer.carry], strict=True)]
-                offset = _plus(offset, offsets[layer.carry])
+                offset = plus(offset, offsets[layer.carry])
             received[index], offsets[index] = totals, offset
             rms = _rms(totals, layer.on_grid)
             if layer.neurons is None:
@@ -480,10 +502,9 @@ class SpikingNetwork(nn.Module):
 
     def _calibrated(
         self, index: int, layer: Layer, x: Tensor, spikes: dict[int, Tensor]
-    ) -> tuple[list[Tensor], Tensor | None]:
+    ) -> list[Tensor]:
         """What a layer receives in each step through its own synapses, those of loops left out."""
         totals: list[Tensor] = []
-        offset: Tensor | None = None
         for number, (synapse, sources) in enumerate(
             zip(layer.synapses, self.sources(index), strict=True)
         ):
@@ -506,26 +527,25 @@ class SpikingNetwork(nn.Module):
                 norm.gamma.fill_(float(var.mean().sqrt()))
                 norm.beta.zero_()
             ready = layer.prepare(Shared)
-            parts = [layer.receive(number, message(t), ready) for t in range(steps)]
-            offset = _plus(offset, parts[0][1])
-            currents = [a for a, _ in parts] * (len(x) if steps == 1 else 1)
+            currents = [layer.receive(number, message(t), ready)[0] for t in range(steps)]
+            currents *= len(x) if steps == 1 else 1
             totals = [a + b for a, b in zip(totals, currents, strict=True)] if totals else currents
         if not totals:
             shape = (x.shape[1], *layer.synapse.output_shape)
             totals = [x.new_zeros(shape) for _ in range(len(x))]
-        return totals, offset
+        return totals
 
     def _rollout(
         self, index: int, layer: Layer, totals: list[Tensor], offset: Tensor | None
     ) -> Tensor:
         """The layer's spikes ``[T, N, *shape]``, its own recurrence included."""
-        ready, state, out = layer.prepare(Shared), None, []
+        ready, state, out = layer.prepare(Shared, offset=offset), None, []
         for a in totals:
             if state is not None:
                 for number, sources in enumerate(self.sources(index)):
                     if sources == (index,):
                         a = a + layer.receive(number, state.s, ready)[0]
-            state = layer.advance(layer.wrap(a), state, ready, offset)
+            state = layer.advance(layer.wrap(a), state, ready)
             out.append(state.s)
         return torch.stack(out)
 
@@ -561,14 +581,8 @@ class SpikingNetwork(nn.Module):
     @torch.no_grad()
     def freeze(self) -> loihi.Network:
         """The network in integers, equal to this one's forward pass spike for spike."""
-        offsets: list[Tensor | None] = []
-        for layer in self.chain:
-            offset: Tensor | None = None
-            for synapse in layer.synapses:
-                offset = _plus(offset, synapse.folded()[1])
-            if layer.carry is not None:
-                offset = _plus(offset, offsets[layer.carry])
-            offsets.append(offset)
+        self._blocks = None
+        offsets = self._norm_offsets()
         return loihi.Network(
             input_shape=self.input_shape,
             layers=tuple(
@@ -623,10 +637,6 @@ def _set_threshold(layer: Layer, rms: float) -> None:
         return
     level = float(min(round(rms), formats.VTH_MAX // 4)) if layer.on_grid else rms
     layer.neurons.vth.fill_(level)
-
-
-def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b
 
 
 def __getattr__(name: str) -> object:  # TEMPORARY

