@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.data import recordings
 from cli.output import Json, Result, log, progress, table
 from loihi.errors import PumiceError
 from trainer.config import TrainConfig, parsed
@@ -150,10 +152,14 @@ def run(
         raise PumiceError("--resume needs --out, the folder of the run to go on with")
     settings = _settings(given, config, out if resume else None)
     if out is None:
-        out = Path("runs", f"{Path(settings.data).stem}-{settings.model}-{settings.rule}")
+        parts = (Path(settings.data).stem, settings.model, settings.rule)
+        out = Path("runs", re.sub(r"[^\w.-]+", "_", "-".join(parts)))
     from trainer.data import load
 
-    dataset = load(settings.data)
+    with recordings() as advance:
+        dataset = load(settings.data, on_progress=advance)
+    for note in dataset.notes:
+        log(f"{dataset.name}: {note}")
     done = train(settings, dataset, out, resume)
     if int(os.environ.get("RANK", "0")):
         raise typer.Exit  # of several processes, the first answers
@@ -217,6 +223,6 @@ def _settings(given: dict[str, Any], config: Path | None, resumed: Path | None) 
         config = resumed / CONFIG
     settings = TrainConfig() if config is None else TrainConfig.read(config)
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})
-    if settings.data.endswith(".npz"):  # the run can be repeated from any folder
+    if Path(settings.data).exists():  # the run can be repeated from any folder
         settings = replace(settings, data=str(Path(settings.data).resolve()))
     return settings

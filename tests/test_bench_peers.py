@@ -77,11 +77,12 @@ def test_a_network_of_local_classifiers_has_the_same_weights() -> None:
 
 
 PEERS_IN_A_CHILD = """
-import json, sys, torch
-from bench import contestants
+import json, torch
+from bench import peers
 from bench.contestants import *
 torch.set_num_threads(1)
-found = {}
+table, _ = peers.rows(Setting("24-16", (20,), 5, 4, (4,), 1), (2,), 4, ["sltt"], repeats=1)
+found = {"names": [row["what"] for row in table], "threads": torch.get_num_threads()}
 for name, setting in {
     "dense": Setting("24-16", (20,), 5, 4, (4,), 1),
     "convolutions": Setting("4c3p1-2a-6c3-8", (2, 8, 8), 5, 4, (4,), 1),
@@ -113,10 +114,16 @@ print(json.dumps(found))
 def test_the_libraries_compute_what_the_loop_computes(run_python: Callable[..., str]) -> None:
     """SLAYER always, the others where they are installed (the extra ``peers``)."""
     found = json.loads(run_python(PEERS_IN_A_CHILD).splitlines()[-1])
-    assert any(name.startswith("SLAYER") for name in found)
-    for name, package in (("SpikingJelly", "spikingjelly"), ("snnTorch", "snntorch")):
+    assert found.pop("threads") == 1  # as was asked, whatever the libraries did on their way
+    names = found.pop("names")
+    for name, package in (
+        ("SpikingJelly", "spikingjelly"),
+        ("snnTorch", "snntorch"),
+        ("SLAYER", "lava"),
+    ):
         installed = importlib.util.find_spec(package) is not None
-        assert any(key.startswith(name) for key in found) == installed
+        assert (name in names) == installed
+        assert sum(key.startswith(name) for key in found) == 4 * installed
     for key, row in found.items():
         assert row["same"] and row["back"], key
         assert row["outputs"] < 1e-4, key

@@ -345,7 +345,7 @@ def start(*arguments, code=""):
 
 
 def wait_for(path, lines, child):
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not path.exists() or len(path.read_text().splitlines()) < lines:
         assert child.poll() is None, child.stderr.read().decode()
         assert time.monotonic() < until
@@ -525,34 +525,20 @@ class TestGoingOn:
 
 class TestWorkers:
     def test_a_trial_that_somebody_works_on_is_left_to_them(self, undisturbed, tmp_path):
-        """This process is at work on trial 0 while another one runs the rest."""
+        """Two workers, one study: one is at work on trial 0 while the other does the rest."""
         _, expected, folder = undisturbed
         plan = Plan.read(folder)
-        study = Sweep(plan, tmp_path)
-        number, lock = study._take(4)
+        first, second = Sweep(plan, tmp_path), Sweep(plan, tmp_path)
+        number, lock = first._take(4)
         assert number == 0
-        child = start("sweep", "--out", tmp_path, "--trials", "4")
-        _, said = child.communicate(timeout=120)
-        assert child.returncode == 0, said.decode()
+        told = []
+        second.run(4, on_trial=lambda trial, ended: told.append((trial.number, trial.state, ended)))
+        assert told == [(n, "complete", n) for n in (1, 2, 3)]
         assert states(tmp_path) == {0: RUNNING, 1: COMPLETE, 2: COMPLETE, 3: COMPLETE}
         with lock:
-            study._run(0)
-        found = searched(plan, tmp_path, 4)
-        assert found.count("complete") == len(found.trials) == 4
+            first._run(0)
         # What is drawn at first does not depend on results, so these are the same four.
-        assert [t.accuracy for t in found.trials] == [t.accuracy for t in expected.trials]
-
-    def test_only_what_has_ended_is_told(self, fixed, tmp_path):
-        plan = Plan(Space(LEARNING, fixed))
-        number, lock = Sweep(plan, tmp_path)._take(3)
-        told = []
-        with lock:
-            found = Sweep(plan, tmp_path).run(3, on_trial=lambda t, ended: told.append((t, ended)))
-        assert [(t.number, t.state, ended) for t, ended in told] == [
-            (1, "complete", 1),
-            (2, "complete", 2),
-        ]
-        assert found.trials[number].state == "running"
+        assert same(searched(plan, tmp_path, 4), expected)
 
     def test_several_share_a_study(self, undisturbed, tmp_path, capfd):
         line, expected, _ = undisturbed
@@ -588,11 +574,21 @@ class TestWorkers:
         assert len(found.trials) == there
         assert found.count("running") == found.count("failed") == 0
 
-    def test_that_cannot_work_say_why(self, fixed, tmp_path):
-        there = Sweep(Plan(Space(LEARNING, fixed)), tmp_path)
-        (tmp_path / "sweep.toml").write_text("broken =")
-        with pytest.raises(SweepError, match=r"exit status 1 \(.*not a TOML file.*the same comm"):
-            sweep._employ(there, 2, 1, lambda: None)
+    @pytest.mark.parametrize(
+        ("script", "words"),
+        [
+            ("echo first; echo what it was >&2; exit 3", r"exit status 3 \(what it was\)"),
+            ("kill -9 $$", "signal 9"),
+        ],
+    )
+    def test_that_come_to_grief_say_how(self, fixed, tmp_path, monkeypatch, script, words):
+        broken = tmp_path / "python"
+        broken.write_text(f"#!/bin/sh\n{script}\n")
+        broken.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(broken))
+        study = Sweep(Plan(Space(LEARNING, fixed)), tmp_path / "s")
+        with pytest.raises(SweepError, match=f"a worker ended by {words}: the same command goes"):
+            study.run(2, workers=2)
 
 
 class TestCommand:

@@ -284,6 +284,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
         ({"payload": 256}, "payload is 256: use 1..255"),
         ({"rule": "hebb"}, "rule 'hebb' is unknown: use one of bptt, bptt_checkpoint, sltt, "),
         ({"surrogate": "square"}, "surrogate 'square' is unknown"),
+        ({"per_neuron": True}, "LIF hold one threshold and one leak a layer; use neuron hard"),
         ({"device": "abacus"}, "device 'abacus' is unknown"),
     ],
 )
@@ -377,8 +378,10 @@ def test_fast_paths_keep_the_forward_pass(option: dict[str, Any], tmp_path: Path
 
 def test_real_numbers_train_and_do_not_freeze(tmp_path: Path) -> None:
     digits = data.load("digits")
-    for neuron in ("hard", "A", "B"):
-        config = TrainConfig(model="64", time_steps=4, epochs=3, neuron=neuron)
+    for neuron, per_neuron in (("hard", False), ("A", True), ("B", False)):
+        config = TrainConfig(
+            model="64", time_steps=4, epochs=3, neuron=neuron, per_neuron=per_neuron, rule="stop"
+        )
         done = train(config, digits, tmp_path / neuron)
         assert done.network is None
         assert done.accuracy > 0.8

@@ -15,7 +15,8 @@ from loihi.errors import PumiceError
 from trainer import data, grid
 from trainer.layers import AvgPool, Conv, Dense, Layer, ModelError
 from trainer.loop import evaluate, payloads
-from trainer.models import SpikingNetwork, architecture, build
+from trainer.models import SpikingNetwork
+from trainer.zoo import architecture, build
 
 GRADED = Encoding("graded", 7, (0, 15), 0.0, 16.0)
 

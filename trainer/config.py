@@ -46,6 +46,7 @@ class TrainConfig:
     payload: the largest payload of ``graded`` and ``events`` (1..255); the smallest is 0.
     neuron: ``chip`` (hard reset, on the grid); ``hard``, the same in real numbers; or soft reset,
         ``A`` and ``B`` (:mod:`trainer.neurons`). Only ``chip`` can be frozen and exported.
+    per_neuron: a threshold and a leak for every neuron, for targets that hold them; not ``chip``.
     norm: ``none``, weight standardisation ``ws``, batch norm ``bn``; empty: the model's own.
     readout: ``membrane`` (an integrator adds up the last synapse's input) or ``spikes``.
     epochs: passes through the training data.
@@ -84,6 +85,7 @@ class TrainConfig:
     learn_leak: bool = True
     loss: str = "cross_entropy"
     neuron: str = "chip"
+    per_neuron: bool = False
     norm: str = ""
     time_steps: int = 16
     encoding: str = "graded"
@@ -119,6 +121,11 @@ class TrainConfig:
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} is {getattr(self, name)}: use {low}..{high}")
+        if self.per_neuron and self.neuron == "chip":
+            raise ConfigError(
+                "per_neuron with neuron 'chip': Loihi's and Lava's LIF hold one threshold and one "
+                "leak a layer; use neuron hard, A or B"
+            )
         if min(self.hidden, default=1) < 1:
             raise ConfigError(f"hidden is {list(self.hidden)}: layers have at least one neuron")
 

@@ -180,6 +180,7 @@ def build_network(config: TrainConfig, dataset: Dataset) -> SpikingNetwork:
         dv=config.dv,
         du=config.du,
         norm=config.norm,
+        per_neuron=config.per_neuron,
         block=(config.n if config.rule == "tt_lbp" else 1) if config.rule in LOCAL else 0,
         classifiers=config.classifiers,
     )
@@ -235,6 +236,7 @@ class _Run:
         self.processes = processes
         self.config, self.dataset, self.network, self.folder = config, dataset, network, folder
         self.epoch = 0
+        self._digest: int | None = None
         self.history: list[Metrics] = []
         self.scales: dict[str, float] = {}
         self.moments: dict[str, Tensor] = {}
@@ -275,11 +277,12 @@ class _Run:
                 raise TrainError(
                     f"{path} is of another model: {theirs['network']}, not {ours['network']}"
                 )
+            begun = {**TrainConfig().to_dict(), **theirs["config"]}  # by an earlier version too
             for name, value in ours["config"].items():
-                if theirs["config"].get(name) != value:
+                if begun[name] != value:
                     raise TrainError(
-                        f"{path} was begun with {name} = {theirs['config'].get(name)!r}, "
-                        f"not {value!r}: resume with the settings in {CONFIG}"
+                        f"{path} was begun with {name} = {begun[name]!r}, not {value!r}: "
+                        f"resume with the settings in {CONFIG}"
                     )
             if theirs["data"] != ours["data"]:
                 raise TrainError(f"{path} was begun on other data than this {self.dataset.name}")
@@ -328,13 +331,15 @@ class _Run:
         for free in ("device", "channels_last", "precision"):
             del settings[free]
         shape = "x".join(map(str, self.network.input_shape))
-        digest = 0
-        for array in (d.x_train, d.y_train):
-            digest = zlib.crc32(np.ascontiguousarray(array).data, digest)
+        if self._digest is None:
+            self._digest = 0
+            for array in (d.x_train, d.y_train):
+                for part in np.array_split(array, max(1, len(array) // 1024)):  # may be on the disk
+                    self._digest = zlib.crc32(np.ascontiguousarray(part).data, self._digest)
         return {
             "network": f"{shape} → {self.network.description} → {self.network.classes}",
             "config": settings,
-            "data": [list(d.x_train.shape), digest],
+            "data": [list(d.x_train.shape), self._digest],
         }
 
     # --- training -------------------------------------------------------------------------------
@@ -371,7 +376,7 @@ class _Run:
         if name.endswith(("dv", "du")):
             return 4096.0
         if name.endswith(("vth", "gamma", "gain")):
-            return float(p.detach().mean())
+            return float(p.detach().mean())  # of one neuron's, all the same at the beginning
         if name.endswith("beta"):
             return float(dict(self.network.named_parameters())[f"{name[:-4]}gamma"].detach().mean())
         if name.endswith("weight") and not self.network.on_grid:
@@ -391,6 +396,8 @@ class _Run:
         image = data.sample_shape(config.encoding == "events")[1:]
         pixels = int(config.shift * min(image, default=0))
         augmentation = Augmentation.parse(config.augment) if config.augment else None
+        if augmentation is not None:
+            augmentation.check(data.sample_shape(config.encoding == "events"), data.name)
         norms = [m for m in network.modules() if isinstance(m, BatchNorm)]
         device = network.temperature.device
         total, right = 0.0, 0

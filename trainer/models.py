@@ -637,11 +637,3 @@ def _set_threshold(layer: Layer, rms: float) -> None:
         return
     level = float(min(round(rms), formats.VTH_MAX // 4)) if layer.on_grid else rms
     layer.neurons.vth.fill_(level)
-
-
-def __getattr__(name: str) -> object:  # TEMPORARY
-    if name in ("build", "architecture", "MODELS"):
-        from trainer import zoo
-
-        return getattr(zoo, name)
-    raise AttributeError(name)

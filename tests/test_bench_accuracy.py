@@ -1,0 +1,46 @@
+"""The accuracy job: what it plans, that it goes on where it was, and what its rows say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import accuracy
+from trainer.config import TrainConfig
+from trainer.rules import RULES
+
+
+def test_the_plan_is_the_table() -> None:
+    mlp = accuracy.plan("mlp")
+    assert {config.rule for config in mlp.values()} == set(RULES)
+    for rule in ("bptt", "sltt", "stop"):
+        assert sorted(c.seed for c in mlp.values() if c.rule == rule) == [0, 1, 2]
+    assert all(config.time_steps <= 8 and config.data == "mnist" for config in mlp.values())
+    lenet = accuracy.plan("lenet")
+    assert {c.data for c in lenet.values()} == {"mnist", "fashion-mnist"}
+    assert {c.rule for c in lenet.values()} == {"bptt", "sltt", "sltt_k", "stop", "tt_lbp"}
+    grid = accuracy.plan("grid")
+    assert len(grid) == 6 and {c.neuron for c in grid.values()} == {"chip", "hard"}
+    joint = accuracy.plan("joint")
+    assert len(joint) == 18 and {c.data for c in joint.values()} == {"digits", "mnist"}
+    with pytest.raises(SystemExit, match="group 'x' is unknown"):
+        accuracy.plan("x")
+
+
+def test_it_runs_goes_on_and_does_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainConfig(model="16", time_steps=2, epochs=2)
+    monkeypatch.setattr(accuracy, "plan", lambda group: {"a": config} if group == "mlp" else {})
+    accuracy.main(["mlp", "--one", "a", "--out", str(tmp_path)])
+    epochs = [json.loads(line)["epoch"] for line in capsys.readouterr().out.splitlines()]
+    assert epochs == [1, 2]
+    (tmp_path / "a" / accuracy.RESULT).unlink()
+    accuracy.main(["mlp", "--one", "a", "--out", str(tmp_path)])
+    assert capsys.readouterr().out == ""  # nothing left to train
+    monkeypatch.setattr(accuracy.subprocess, "Popen", lambda *a, **k: pytest.fail("done already"))
+    accuracy.main(["mlp", "--out", str(tmp_path), "--json"])
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["engine_equals_trainer"] and row["epochs"] == 2 and row["accuracy"] > 0.3
