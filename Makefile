@@ -23,7 +23,8 @@ endif
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Four at most: Lava gives every process of a simulation an operating system process of its own.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4
+# One thread each: as many workers as processors leave none for a second.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 PYTEST_ARGS ?=
 # Where Lava is installed by this file, a test in Lava that is skipped is an error.
 export PUMICE_REQUIRE_LAVA := 1

@@ -144,7 +144,7 @@ class Environment:
         return done.returncode == 0
 
     def everything(self) -> None:
-        project = ("--editable", f"{ROOT}[dev]")
+        project = ("--editable", f"{ROOT}[dev,sweep]")
         if OFFICIAL:
             say("pumice and Lava, with Lava's own pins")
             self.pip(*project, *map(pinned, LAVA))

@@ -626,11 +626,24 @@ class TestCommand:
 
     def test_the_default_space_and_options(self, data, tmp_path, capfd):
         line = ["sweep", "--data", data, "--model", "8", "--epochs", "1", "--time-steps", "4"]
-        line += ["--lr", "2", "--trials", "3", "--out", str(tmp_path / "s"), "--json"]
+        line += [
+            "--lr",
+            "2",
+            "--set",
+            "surrogate=sigmoid",
+            "--trials",
+            "3",
+            "--out",
+            str(tmp_path / "s"),
+            "--json",
+        ]
         assert main(line) == 0
         answer = json.loads(capfd.readouterr().out)
-        assert all("lr" not in t["params"] and t["params"]["surrogate"] for t in answer["trials"])
-        assert TrainConfig.read(tmp_path / "s" / "best.toml").lr == 2.0
+        assert all(
+            t["params"].keys() & {"lr", "surrogate", "rule"} == {"rule"} for t in answer["trials"]
+        )
+        best = TrainConfig.read(tmp_path / "s" / "best.toml")
+        assert (best.lr, best.surrogate) == (2.0, "sigmoid")
 
     @pytest.mark.parametrize(
         ("options", "words"),

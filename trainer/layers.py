@@ -22,7 +22,7 @@ from loihi import formats
 from loihi.errors import PumiceError
 from trainer import grid
 from trainer.neurons import REGISTER, Neurons, State, current, step
-from trainer.products import linear
+from trainer.products import linear, times
 from trainer.shared import Shared
 from trainer.traces import LayerTraces, Trace, traced_spike
 
@@ -191,10 +191,10 @@ class Dense(Synapse):
     def gradients(
         self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
     ) -> tuple[Tensor, Tensor]:
-        of_x = (delta @ weight).view_as(x)
+        of_x = times(delta, weight.T).view_as(x)
         if per_synapse:
             return of_x, torch.einsum("no,noi->oi", delta, trace.expand(*delta.shape, -1))
-        return of_x, delta.T @ trace.flatten(1)
+        return of_x, times(delta.T, trace.flatten(1).T)
 
     def freeze(self) -> loihi.Dense:
         return loihi.Dense(_integers(grid.weight(self.folded()[0])))
@@ -254,6 +254,31 @@ class Conv(Synapse):
         return loihi.Conv(weight, padding=self.padding, stride=self.stride)
 
 
+class _SumPool(torch.autograd.Function):
+    """Sums over squares of k x k pixels: as many added slices, several times as fast on a CPU as
+    torch's pooling."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, k: int) -> Tensor:
+        ctx.shape, ctx.k = x.shape, k
+        height, width = x.shape[2] // k * k, x.shape[3] // k * k
+        parts = [x[..., i:height:k, j:width:k] for i in range(k) for j in range(k)]
+        total = parts[0].contiguous() if k == 1 else parts[0] + parts[1]
+        for part in parts[2:]:
+            total += part
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (delta,), k = grads, ctx.k
+        n, c, height, width = delta.shape
+        spread = delta[:, :, :, None, :, None].expand(n, c, height, k, width, k)
+        whole = spread.reshape(n, c, height * k, width * k)
+        if whole.shape == ctx.shape:
+            return whole, None
+        return F.pad(whole, (0, ctx.shape[3] - width * k, 0, ctx.shape[2] - height * k)), None
+
+
 class AvgPool(Synapse):
     """Average pooling: each channel on its own, all weights equal and fixed."""
 
@@ -275,7 +300,8 @@ class AvgPool(Synapse):
         return self.weights(True) / REGISTER, None
 
     def plain(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.avg_pool2d(x, self.kernel, divisor_override=1) * weight
+        total: Tensor = _SumPool.apply(x, self.kernel)
+        return total * weight
 
     def averaging(self, on_grid: bool) -> dict[str, Any]:
         """What makes neurons pass the mean rate of their inputs on: settings that do not learn.
@@ -379,6 +405,9 @@ class Layer(nn.Module):
         self.synapse, self.neurons, self.peak, self.on_grid = synapse, neurons, peak, on_grid
         self.sources = None if sources is None else tuple(sources)
         self.more, self.carry = nn.ModuleList(more), carry
+        # Steps are short: what does not change is looked up once.
+        self._links = list(more)
+        self._synapses = [synapse, *(link.synapse for link in more)]
         bound = synapse.fan_in * max(grid.WEIGHT_MAX, POOL_WEIGHT) * peak
         if isinstance(synapse, Conv) and bound >= formats.STATE_MAX:
             raise ModelError(
@@ -389,12 +418,12 @@ class Layer(nn.Module):
     @property
     def links(self) -> list[Link]:
         """The further synapses, typed."""
-        return [link for link in self.more if isinstance(link, Link)]
+        return self._links
 
     @property
     def synapses(self) -> list[Synapse]:
         """All synapses, the first one first."""
-        return [self.synapse, *(link.synapse for link in self.links)]
+        return self._synapses
 
     @property
     def remembers_current(self) -> bool:

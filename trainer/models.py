@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,23 +81,27 @@ class SpikingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        # Steps are short: what does not change is looked up once.
+        self._chain = list(layers)
+        self._sources = [_sources(index, layer) for index, layer in enumerate(layers)]
         self.input_shape, self.encoding, self.description = input_shape, encoding, description
         self.classifiers = nn.ModuleDict({str(k): v for k, v in (classifiers or {}).items()})
         self.register_buffer("temperature", torch.tensor(1.0))
         # A step of each local classifier's output in units of its own.
         self.register_buffer("local_temperatures", torch.ones(len(self.classifiers)))
+        self._local = dict(classifiers or {})
         self._ready: list[Ready] = []
         self._blocks: list[int] | None = None
 
     @property
     def chain(self) -> list[Layer]:
         """The layers, typed."""
-        return [layer for layer in self.layers if isinstance(layer, Layer)]
+        return self._chain
 
     @property
     def local_layers(self) -> dict[int, Layer]:
         """The local classifiers, typed."""
-        return {int(k): v for k, v in self.classifiers.items() if isinstance(v, Layer)}
+        return self._local
 
     @property
     def readout(self) -> loihi.network.Readout:
@@ -116,9 +120,7 @@ class SpikingNetwork(nn.Module):
 
     def sources(self, index: int) -> list[tuple[int, ...]]:
         """The layers (−1: the input) whose spikes each of a layer's synapses carries."""
-        layer = self.chain[index]
-        first = (index - 1,) if layer.sources is None else layer.sources
-        return [first, *(link.sources for link in layer.links)]
+        return self._sources[index]
 
     def activity_size(self) -> int:
         """Neurons of the largest layer, times T."""
@@ -175,7 +177,7 @@ class SpikingNetwork(nn.Module):
         """Quantises the parameters as they are now; states and traces go on."""
         self._shared: list[Shared] = []
         per_step = self._per_step
-        offsets = [None for _ in self.chain] if per_step else self._norm_offsets()
+        offsets = [None for _ in self.chain] if per_step else self._norm_offsets(self._share)
         self._ready = [
             layer.prepare(self._share, per_step, offset)
             for layer, offset in zip(self.chain, offsets, strict=True)
@@ -191,6 +193,7 @@ class SpikingNetwork(nn.Module):
             bound = layer.input_bound(ready) if layer.on_grid else 0.0
             bounds.append(bound + (0.0 if layer.carry is None else bounds[layer.carry]))
         self._wraps = [bound >= formats.STATE_MAX for bound in bounds]
+        self._wraps_total = bounds[-1] * len(self._x) >= formats.STATE_MAX
         carried = {layer.carry for layer in self.chain}
         if len(self._x) > 1 and self._x.stride(0) == 0 and not per_step:
             for index, layer in enumerate(self.chain):
@@ -206,18 +209,17 @@ class SpikingNetwork(nn.Module):
                             a, self._wraps[index] = layer.wrap(a), False
                         self._static[index, number] = self._share(a)
 
-    def _norm_offsets(self) -> list[Tensor | None]:
+    def _norm_offsets(self, share: Callable[[Tensor], Shared]) -> list[Tensor | None]:
         """What the running statistics of batch norms add to each layer's bias."""
-        found: list[Tensor | None] = []
+        found: list[Shared | None] = []
         for index, layer in enumerate(self.chain):
             offset = layer.offset()
-            if layer.carry is not None:
-                carried = found[layer.carry]
-                if carried is not None and self._apart(layer.carry, index):
-                    carried = carried.detach()
-                offset = plus(offset, carried)
-            found.append(offset)
-        return found
+            carried = None if layer.carry is None else found[layer.carry]
+            if carried is not None and layer.carry is not None:
+                apart = self._apart(layer.carry, index)
+                offset = plus(offset, carried.value.detach() if apart else carried.now())
+            found.append(None if offset is None else share(offset))
+        return [None if shared is None else shared.now() for shared in found]
 
     @property
     def _per_step(self) -> bool:
@@ -236,7 +238,6 @@ class SpikingNetwork(nn.Module):
         self._now: list[State | None] = [None] * len(self.layers)
         self._a: list[Tensor] = []
         self._offsets: list[Tensor | None] = []
-        self._message_cache: dict[tuple[int, tuple[int, ...]], Tensor | None] = {}
         out: Tensor | None = None
         for index, layer in enumerate(self.chain):
             traces = None if self._tracing is None else self._traces[index]
@@ -247,8 +248,7 @@ class SpikingNetwork(nn.Module):
             self._offsets.append(offset)
             if layer.neurons is None:
                 out = a
-                one = torch.ones((), dtype=a.dtype, device=a.device)
-                self._total = current(a.detach(), self._total, one)
+                self._total = self._integrated(a.detach())
             else:
                 ready = self._ready[index]
                 if self._wraps[index]:
@@ -263,6 +263,12 @@ class SpikingNetwork(nn.Module):
             spikes = out.detach()
             self._total = spikes if self._total is None else self._total + spikes
         return out.flatten(1) / self.temperature
+
+    def _integrated(self, a: Tensor) -> Tensor:
+        """The readout's membrane after synaptic input ``a``; wrapped only if it can be."""
+        if self._wraps_total:
+            return current(a, self._total, torch.ones((), dtype=a.dtype, device=a.device))
+        return a if self._total is None else self._total + a
 
     def _advance_traces(self, index: int, layer: Layer, traces: LayerTraces) -> None:
         ready = self._ready[index]
@@ -582,7 +588,7 @@ class SpikingNetwork(nn.Module):
     def freeze(self) -> loihi.Network:
         """The network in integers, equal to this one's forward pass spike for spike."""
         self._blocks = None
-        offsets = self._norm_offsets()
+        offsets = self._norm_offsets(Shared)
         return loihi.Network(
             input_shape=self.input_shape,
             layers=tuple(
@@ -609,6 +615,11 @@ class SpikingNetwork(nn.Module):
             if reach >= 2**bits:
                 return torch.float64
         return torch.float32
+
+
+def _sources(index: int, layer: Layer) -> list[tuple[int, ...]]:
+    first = (index - 1,) if layer.sources is None else layer.sources
+    return [first, *(link.sources for link in layer.links)]
 
 
 def _draw(synapse: Synapse, on_grid: bool, generator: torch.Generator) -> None:

@@ -209,10 +209,9 @@ class _Step(torch.autograd.Function):
         if ctx.fused:
             after, spikes = torch.empty_like(i), torch.empty_like(i)
             limit = float(formats.STATE_MAX - 1)
-            kernels.team(i.numel())
-            kernels.chip_step(
-                *_flat(i, m, s), float(alpha), float(theta), limit, *_flat(after, spikes)
-            )
+            at_i, at_m, at_s, at_after, at_spikes = _flat(i, m, s, after, spikes)
+            kept, level = float(alpha), float(theta)
+            kernels.chip_step(at_i, at_m, at_s, kept, level, limit, at_after, at_spikes)
         else:
             after = form.integrate(i, m, s, theta_before, alpha)
             spikes = form.fires(after, theta).to(after.dtype)
@@ -271,18 +270,13 @@ def _fused_errors(ctx: Any, of_m: Tensor | None, of_s: Tensor | None) -> tuple[A
     given = [_NOTHING if g is None else _flat(g.contiguous())[0] for g in (of_m, of_s)]
     wanted = [_NOTHING if g is None else _flat(g)[0] for g in (to_m, to_s)]
     unit = float(theta) if surrogate.unit is None else float(surrogate.unit)
-    kernels.team(after.numel())
-    kernels.chip_errors[surrogate.shape](
-        *_flat(after, m, s),
-        *given,
-        float(alpha),
-        float(theta),
-        unit,
-        surrogate.width,
-        _flat(delta)[0],
-        *wanted,
-        sums,
-    )
+    at, before, spiked, out = _flat(after, m, s, delta)
+    kept, level = float(alpha), float(theta)
+    width = float(surrogate.width)
+    kernels.chip_errors(
+        surrogate.shape, at, before, spiked, given[0], given[1], kept, level, unit, width,
+        out, wanted[0], wanted[1], sums,
+    )  # fmt: skip
     of_theta, of_alpha = sums.sum(axis=0)
     return (
         delta,
@@ -290,7 +284,7 @@ def _fused_errors(ctx: Any, of_m: Tensor | None, of_s: Tensor | None) -> tuple[A
         to_s,
         None,
         torch.tensor(of_alpha, dtype=alpha.dtype) if needs_alpha else None,
-        torch.tensor(of_theta, dtype=theta.dtype) if needs_theta else None,
+        torch.tensor(of_theta, dtype=theta.dtype) if needs_theta and of_s is not None else None,
         None,
         None,
     )

@@ -54,7 +54,7 @@ def _onednn() -> Any:
     return None
 
 
-def _times(x: Tensor, y: Tensor) -> Tensor:
+def times(x: Tensor, y: Tensor) -> Tensor:
     """``x yᵀ``, in the fastest float product there is."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and min(len(x), len(y)) >= SMALL:
         operator = _onednn()
@@ -68,7 +68,7 @@ def _forward(x: Tensor, weight: Shared, step: float) -> Tensor:
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     product = _int8_product() if step and on_cpu and len(weight.value) >= SMALL else None
     if product is None:
-        return _times(x, weight.value.detach())
+        return times(x, weight.value.detach())
     sums: Tensor = product(x.to(torch.int8), weight.int8(step).T)
     return sums.float().mul_(step)
 
@@ -79,13 +79,11 @@ def _weight_gradient(x: Tensor, delta: Tensor, weight: Shared) -> None:
         return
     x, delta = x.contiguous(), delta.contiguous()
     messages = x.numpy()
-    kernels.team(messages.size)
     events = kernels.active(messages)
     if events < SPARSE * x.numel():
-        kernels.team(events * delta.shape[1])
-        kernels.weight_gradient(messages, delta.numpy(), weight.row_sum.numpy())
+        kernels.weight_gradient(messages, delta.numpy(), weight.row_sum.numpy(), events)
     else:
-        weight.row_sum.add_(_times(x.T, delta.T))
+        weight.row_sum.add_(times(x.T, delta.T))
 
 
 class _Linear(torch.autograd.Function):
@@ -105,7 +103,7 @@ class _Linear(torch.autograd.Function):
         weight: Shared = ctx.weight
         if ctx.needs_input_grad[1]:
             _weight_gradient(ctx.saved_tensors[0], delta, weight)
-        of_x = _times(delta, weight.value.detach().T) if ctx.needs_input_grad[0] else None
+        of_x = times(delta, weight.value.detach().T) if ctx.needs_input_grad[0] else None
         return of_x, None, None, None, None
 
 

@@ -63,10 +63,12 @@ class TTLBP:
             parts = [loss(one / k, y) for one in sums]
             scale = 1.0 if update is not None else k / steps
             (torch.stack(parts).sum() * scale).backward()
-            network.gather()
             if update is not None:
+                network.gather()
                 update()
-            if start + k < steps:
-                network.refresh()
+                if start + k < steps:
+                    network.refresh()
             total += parts[0].detach() * (k / steps)
+        if update is None:
+            network.gather()
         return Result(total, network.read())

@@ -1,0 +1,156 @@
+"""The CPU's compiled steps and products: the same integers, gradients the same but for float32."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from rule_reference import batch_for, by_rule, network_of
+
+from trainer import kernels, products
+from trainer.neurons import FORMS, State, step
+from trainer.rules import RULES, rule
+from trainer.shared import Shared
+from trainer.surrogates import SHAPES as SURROGATES
+from trainer.surrogates import Surrogate
+
+LIMIT = 2**23 - 1
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """As many threads, and every loop large enough for them."""
+    monkeypatch.setattr(kernels, "LARGE", 0)
+    kernels.use_threads(request.param)
+    yield request.param
+    kernels.use_threads(1)
+
+
+def drawn(size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Membranes over the whole register, spikes, currents that overflow it."""
+    generator = torch.Generator().manual_seed(seed)
+    m = torch.randint(-LIMIT, LIMIT + 1, (3, size), generator=generator).float()
+    s = (torch.rand((3, size), generator=generator) < 0.3).float()
+    i = torch.randint(-LIMIT, LIMIT + 1, (3, size), generator=generator).float()
+    m[0, :4] = torch.tensor([LIMIT, -LIMIT, 1, -1])
+    return m, s, i
+
+
+@pytest.mark.parametrize("decay", [0, 1, 900, 4095, 4096])
+def test_the_step_is_lavas_integers(decay: int, threads: int) -> None:
+    m, s, i = drawn(9001, decay)
+    theta = 64.0 * 70
+    alpha = torch.tensor(1 - decay / 4096)
+    after, spikes = step(
+        i, State(m, s, torch.tensor(theta)), alpha, torch.tensor(theta), FORMS["chip"], Surrogate()
+    )
+    old = np.where(s.numpy() == 0, m.numpy().astype(np.int64), 0)
+    kept = np.sign(old) * (np.abs(old) * (4096 - decay) // 4096)
+    expected = np.clip(kept + i.numpy().astype(np.int64), -LIMIT, LIMIT)
+    np.testing.assert_array_equal(after.numpy(), expected)
+    np.testing.assert_array_equal(spikes.numpy(), expected > theta)
+
+
+@pytest.mark.parametrize("shape", SURROGATES)
+@pytest.mark.parametrize("wanted", ["all", "spatial", "membrane alone"])
+def test_the_steps_derivatives(shape: str, wanted: str, threads: int) -> None:
+    """One pass in float32 against tensor operations in float64."""
+    generator = torch.Generator().manual_seed(0)
+    m = (torch.randn((4, 5000), generator=generator) * 5000).round()
+    s = (torch.rand((4, 5000), generator=generator) < 0.3).float()
+    i = (torch.randn((4, 5000), generator=generator) * 5000).round()
+    of_m, of_s = torch.randn((2, 4, 5000), generator=generator)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        at, spiked, current = (x.detach().clone().to(dtype).requires_grad_() for x in (m, s, i))
+        leaves = (current, at, spiked)
+        if wanted == "spatial":
+            at, spiked = at.detach(), spiked.detach()
+        theta = torch.tensor(4480.0, dtype=dtype, requires_grad=True)
+        alpha = torch.tensor(0.75, dtype=dtype, requires_grad=True)
+        before = State(at, spiked, theta.detach())
+        after, spikes = step(current, before, alpha, theta, FORMS["chip"], Surrogate(shape))
+        total = (after * of_m.to(dtype)).sum() if wanted != "spatial" else 0.0
+        if wanted != "membrane alone":
+            total = total + (spikes * of_s.to(dtype)).sum()
+        total.backward()
+        found.append([x.grad for x in (*leaves, alpha, theta)])
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(
+                ours.double(), theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max())
+            )
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.24, 0.6])
+def test_weight_gradients_event_by_event(density: float, threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(1, 9, (37, 90), generator=generator).float()
+    x *= torch.rand((37, 90), generator=generator) < density
+    delta = torch.randn((37, 70), generator=generator)
+    assert kernels.active(x.numpy()) == int((x != 0).sum())
+    weight = Shared(torch.zeros((70, 90), requires_grad=True))
+    for _ in range(2):
+        products._weight_gradient(x, delta, weight)
+    weight.gather()
+    torch.testing.assert_close(weight.source.grad, 2 * delta.T @ x, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", ["int8", "float", "plain"])
+@pytest.mark.parametrize("inputs", [3, 200, 5000])
+def test_products_are_exact(path: str, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if path == "int8":
+        assert products._int8_product() is not None  # else this proves nothing
+    else:
+        monkeypatch.setattr(products, "_int8_product", lambda: None)
+    if path == "plain":
+        monkeypatch.setattr(products, "_onednn", lambda: None)
+    generator = torch.Generator().manual_seed(1)
+    weights = 2 * torch.randint(-127, 128, (65, inputs), generator=generator)
+    weights[0], weights[1] = 254, -254
+    x = torch.randint(-127, 128, (66, inputs), generator=generator)
+    x[0] = 127 if inputs < 500 else 1
+    expected = 64 * x @ weights.T
+    shared = Shared(64.0 * weights.float())
+    ours = products.linear(x.float(), shared, 128.0)
+    assert torch.equal(ours.long(), expected) or (path != "int8" and inputs == 5000)
+    if path == "int8":
+        assert ours.dtype == torch.float32
+
+
+def test_gradients_of_a_product() -> None:
+    generator = torch.Generator().manual_seed(2)
+    parameter = (2 * torch.randint(-127, 128, (80, 90), generator=generator)).float()
+    x = (torch.rand((70, 90), generator=generator) < 0.2).float().requires_grad_()
+    parameter.requires_grad_()
+    shared = Shared(64 * parameter)
+    errors = torch.randn((70, 80), generator=generator)
+    products.linear(x, shared, 128.0).backward(errors)
+    shared.gather()
+    torch.testing.assert_close(x.grad, errors @ (64 * parameter.detach()), rtol=1e-5, atol=0.05)
+    torch.testing.assert_close(parameter.grad, 64 * errors.T @ x.detach(), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("structure", ["dense", "conv", "recurrent", "70-66"])
+def test_rules_in_float32_are_those_of_float64(structure: str, name: str) -> None:
+    local = name in ("tt_lbp", "decolle")
+    net = network_of(structure, "chip", block=1 if local else 0)
+    x, y = batch_for(net, 4, samples=66)
+    own = rule(name, k=2, n=1)
+
+    def run(network: object, *rest: object) -> None:
+        own(network, *rest, generator=torch.Generator().manual_seed(0))
+
+    whole = by_rule(net, run, x, y)
+    single = copy.deepcopy(net).float()
+    ours = by_rule(single, run, x.float(), y)
+    for before, after in zip(net.spikes(x), single.spikes(x.float()), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert ours.keys() == whole.keys()
+    for key, grad in whole.items():
+        size = float(grad.abs().max())
+        torch.testing.assert_close(ours[key].double(), grad, rtol=1e-3, atol=1e-4 * size, msg=key)
