@@ -4,65 +4,64 @@ A spiking layer's input is silent most of the time, so its weights' gradient is 
 input that is 0 costs nothing, one that is not adds a row of errors. The neuron step, a dozen passes
 over memory if written in tensor operations, is one.
 
-Large loops are shared out to threads. Every sum is over a block's or a row's own numbers in a fixed
-order, so results do not depend on how many threads there are. The threads are ours and not numba's,
-whose pool would change PyTorch's number of threads and multiprocessing's start method.
+Large loops are shared out to numba's threads, which on Linux are PyTorch's (one OpenMP for both).
+Every sum is over a block's or a row's own numbers in a fixed order, so results do not depend on how
+many threads there are.
 """
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import functools
+import multiprocessing
 from typing import Any
 
 import numba as nb
 import numpy as np
+import torch
 
 Array = Any  # numba types the arrays at the call
 
 BLOCK = 8192
 """Neurons taken at a time: some arrays of this length stay in a processor's cache."""
 LARGE = 2**18
-"""Numbers that are worth a second thread: fewer are done by the time that it is awake."""
+"""Numbers that are worth a second thread: fewer are done by the time that it is awake, and on a
+busy machine long before."""
 
 _plain = nb.njit(nogil=True, cache=True, error_model="numpy")
+_shared_out = nb.njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 
 _threads = 1
-_pool: ThreadPoolExecutor | None = None
 
 
 def use_threads(threads: int) -> None:
     """How many threads large loops take: as many as PyTorch was given."""
-    global _threads, _pool
-    _threads, _pool = max(1, threads), None
+    global _threads
+    _start()
+    _threads = max(1, min(threads, nb.config.NUMBA_NUM_THREADS))
 
 
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
+@functools.cache
+def _start() -> None:
+    """Starts numba's threads, and undoes what comes with it: OpenMP's number of threads, which is
+    PyTorch's, and multiprocessing's start method, which Lava wants to choose when imported."""
+    threads = torch.get_num_threads()
+    chosen: str | None = multiprocessing.get_start_method(allow_none=True)
+    _nothing(np.zeros(1))
+    torch.set_num_threads(threads)
+    if chosen is None:
+        multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]
 
 
-os.register_at_fork(after_in_child=_forget_pool)  # its threads did not come along
+@_shared_out
+def _nothing(x: Array) -> None:
+    for k in nb.prange(len(x)):
+        x[k] = 0
 
 
-def _share_out(work: int, size: int, step: int, part: Callable[[int, int], None]) -> None:
-    """``part(first, last)`` over 0..size in pieces of whole ``step``s, by as many threads as
-    ``work``, a count of numbers, is worth."""
-    global _pool
-    threads = _threads if work >= LARGE else 1
-    edges = [min(size, -(-size * k // (threads * step)) * step) for k in range(threads + 1)]
-    pieces = [(a, b) for a, b in itertools.pairwise(edges) if a < b]
-    if len(pieces) < 2:
-        part(0, size)
-        return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(_threads - 1, "pumice-kernels")
-    others = [_pool.submit(part, *piece) for piece in pieces[1:]]
-    part(*pieces[0])
-    for other in others:
-        other.result()
+def _team(work: int) -> None:
+    """As many threads for the next loop as ``work``, a count of numbers, is worth."""
+    _start()
+    nb.set_num_threads(_threads if work >= LARGE else 1)
 
 
 @_plain
@@ -77,10 +76,10 @@ def active(x: Array) -> int:
     return count
 
 
-@_plain
-def _gradient_rows(x: Array, delta: Array, rows: Array, first: int, last: int) -> None:
-    index = np.empty(len(x) + 1, dtype=np.int32)
-    for i in range(first, last):
+@_shared_out
+def _weight_gradient(x: Array, delta: Array, rows: Array) -> None:
+    for i in nb.prange(x.shape[1]):
+        index = np.empty(len(x) + 1, dtype=np.int32)
         count = 0
         for n in range(len(x)):
             index[count] = n
@@ -106,12 +105,8 @@ def weight_gradient(x: Array, delta: Array, rows: Array, events: int) -> None:
 
     events: how many numbers of x are not 0.
     """
-    _share_out(
-        events * delta.shape[1],
-        x.shape[1],
-        1,
-        lambda first, last: _gradient_rows(x, delta, rows, first, last),
-    )
+    _team(events * delta.shape[1])
+    _weight_gradient(x, delta, rows)
 
 
 @_plain
@@ -128,6 +123,16 @@ def _step_block(
         out[k] = np.float32(v > level)
 
 
+@_shared_out
+def _step(
+    i: Array, m: Array, s: Array, alpha: float, theta: float, limit: float, after: Array, out: Array
+) -> None:
+    # The loop over a block is a function of its own because the compiler vectorises it only then.
+    for block in nb.prange((len(i) + BLOCK - 1) // BLOCK):
+        k = slice(block * BLOCK, (block + 1) * BLOCK)
+        _step_block(i[k], m[k], s[k], alpha, theta, limit, after[k], out[k])
+
+
 def chip_step(
     i: Array, m: Array, s: Array, alpha: float, theta: float, limit: float, after: Array, out: Array
 ) -> None:
@@ -135,12 +140,8 @@ def chip_step(
 
     α is a multiple of 1/4096 and m an integer of 24 bits, whose product float64 holds.
     """
-
-    def part(first: int, last: int) -> None:
-        k = slice(first, last)
-        _step_block(i[k], m[k], s[k], alpha, theta, limit, after[k], out[k])
-
-    _share_out(len(i), len(i), BLOCK, part)
+    _team(len(i))
+    _step(i, m, s, alpha, theta, limit, after, out)
 
 
 # The order of a sum is the compiler's to choose, so that it can use vectors: always the same one.
@@ -208,8 +209,8 @@ def _slopes(
             out[k] = sigma * (one - sigma) / w / scale * of_s[k]
 
 
-@_plain
-def _error_blocks(
+@_shared_out
+def _errors(
     shape: int,
     after: Array,
     m: Array,
@@ -226,7 +227,7 @@ def _error_blocks(
     sums: Array,
 ) -> None:
     has_m, has_s = len(of_m) > 0, len(of_s) > 0
-    for block in range(len(sums)):
+    for block in nb.prange(len(sums)):
         k = slice(block * BLOCK, (block + 1) * BLOCK)
         d = delta[k]
         sums[block, 0] = 0
@@ -266,12 +267,7 @@ def chip_errors(
     to_s: ∂E/∂m and ∂E/∂s before the step, not wanted where empty. sums: ``[blocks, 2]``, each
     block's part of ∂E/∂θ and ∂E/∂α.
     """
+    _team(len(after))
     shape = SHAPES.index(surrogate)
-
-    def part(first: int, last: int) -> None:
-        k = slice(first, last)
-        states, errors = (after[k], m[k], s[k]), (of_m[k], of_s[k])
-        wanted = (delta[k], to_m[k], to_s[k], sums[first // BLOCK : -(-last // BLOCK)])
-        _error_blocks(shape, *states, *errors, alpha, theta, unit, width, *wanted)
-
-    _share_out(len(after), len(after), BLOCK, part)
+    wanted = (delta, to_m, to_s, sums)
+    _errors(shape, after, m, s, of_m, of_s, alpha, theta, unit, width, *wanted)

@@ -114,5 +114,7 @@ def linear(x: Tensor, weight: Shared, step: float = 0.0, trace: Tensor | None = 
         integers of at most 127: the product is then exact in int8.
     trace: ``[N, in]``, takes the place of x in the weights' gradient (see :mod:`trainer.traces`).
     """
+    if not torch.is_grad_enabled():
+        return _forward(x, weight, step)
     result: Tensor = _Linear.apply(x, weight.value, weight, step, trace)
     return result

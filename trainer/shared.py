@@ -48,7 +48,7 @@ class Shared:
 
     def now(self, scale: Tensor | None = None) -> Tensor:
         """The tensor for one step. scale: what this step's gradient is multiplied by."""
-        if not self.value.requires_grad:
+        if not (self.value.requires_grad and torch.is_grad_enabled()):
             return self.value
         used: Tensor = _Use.apply(self.value, self, scale)
         return used
