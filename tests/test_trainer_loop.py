@@ -276,6 +276,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
         ({"epochs": 0}, "epochs is 0: use 1"),
         ({"epochs": 2.5}, "epochs is 2.5: expected int"),
         ({"bias": 1}, "bias is 1: expected bool"),
+        ({"hidden": 8}, "hidden is 8: expected a list of whole numbers"),
         ({"hidden": [8.5]}, "expected a list of whole numbers"),
         ({"hidden": [0]}, "at least one neuron"),
         ({"lr": float("nan")}, "lr is nan"),

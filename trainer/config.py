@@ -111,7 +111,8 @@ class TrainConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if isinstance(self.hidden, list):
+            object.__setattr__(self, "hidden", tuple(self.hidden))
         for field in dataclasses.fields(self):
             self._check_type(field.name, getattr(self, field.name), field.default)
         self._check_choice("encoding", KINDS)
