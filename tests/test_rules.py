@@ -146,16 +146,12 @@ def test_sltt_k_draws_from_the_generator_without_replacement() -> None:
         ours = copy.deepcopy(net)
         generator = torch.Generator().manual_seed(seed)
         SLTTK(2, unbiased)(ours, x, y, F.cross_entropy, generator=generator)
-
-        def steps_drawn(o: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(o, labels)
-
         theirs = copy.deepcopy(net)
         theirs.reset(x)
         scale = STEPS / 2 if unbiased else 1.0
         for t in range(STEPS):
             theirs.detach()
-            part = steps_drawn(theirs.step(t), y) * (scale / STEPS)
+            part = F.cross_entropy(theirs.step(t), y) * (scale / STEPS)
             if t in drawn:
                 part.backward()
         theirs.gather()
@@ -267,13 +263,10 @@ def test_a_trace_a_presynaptic_neuron_by_hand() -> None:
     alpha = 1 - torch.round(layer.neurons.dv.detach()) / 4096
     trace, total = torch.zeros_like(x[0]), torch.zeros_like(layer.synapse.weight)
     for t in range(STEPS):
-        # δ[t]: the error at a bias added in this step alone.
         trace = alpha * trace + x[t]
         net.reset(x)
-        for before in range(t):
-            net.step(before)
-        net.detach()
-        F.cross_entropy(net.step(t), y).div(STEPS).backward(inputs=[net._states[0].m])
+        for step in range(t + 1):
+            net.step(step)
         delta = _error_at_membrane(net, x, y, t)
         total += 64 * delta.T @ trace
     error = float((ours - total).abs().max() / total.abs().max())
@@ -359,7 +352,7 @@ def test_tt_lbp_by_hand(k: int, n: int) -> None:
                 source = spikes[names[position - 1]]
             else:
                 source = list(x) if first == 0 else spikes[f"layers.{first - 1}"]
-            alpha, theta = 1 - float(layer.neurons.dv) / 4096, float(layer.neurons.vth)
+            alpha, theta = _leak_and_threshold(layer)
             weight = layer.synapse.weight.detach()
             u = torch.zeros(samples, len(weight), dtype=torch.float64)
             s = torch.zeros_like(u)
@@ -381,7 +374,7 @@ def test_tt_lbp_by_hand(k: int, n: int) -> None:
                 gamma_above = None
                 for position in reversed(range(len(names))):
                     name, layer = names[position], layers[position]
-                    alpha, theta = 1 - float(layer.neurons.dv) / 4096, float(layer.neurons.vth)
+                    alpha, theta = _leak_and_threshold(layer)
                     if gamma_above is None:  # ∂L/∂s of Eq 3, times k/T for the interval's share
                         delta = -2 / 4 * (one_hot - rate) / k / samples * (k / steps)
                     else:
@@ -404,6 +397,11 @@ def test_tt_lbp_by_hand(k: int, n: int) -> None:
         for key, grad in theirs.items():
             error = float((ours[key] - grad).abs().max() / grad.abs().max())
             assert error <= TOLERANCE, (key, error)
+
+
+def _leak_and_threshold(layer: Any) -> tuple[float, float]:
+    n = layer.neurons
+    return 1 - float(n.dv.detach()) / 4096, float(n.vth.detach())
 
 
 def test_tt_lbp_updates_after_every_interval() -> None:
