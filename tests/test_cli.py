@@ -136,6 +136,37 @@ class TestTrain:
         code, answer = ask("train", "--resume", "--out", tmp_path / "run")
         assert (code, answer["epochs"]) == (0, 1)
 
+    def test_every_rule_and_any_setting(self, data, ask, tmp_path):
+        from cli.train import Rule
+        from trainer.rules import RULES
+
+        assert {rule.value for rule in Rule} == set(RULES)
+        for rule in RULES:
+            out = tmp_path / rule
+            options = ("--rule", rule, "--k", 2, "--n", 1, "--set", "norm=ws")
+            code, answer = ask(
+                "train", "--data", data, *SHORT, *options, "--epochs", 1, "--out", out
+            )
+            assert code == 0
+            assert answer["model"] == str(out / "model.net")
+            text = (out / "config.toml").read_text()
+            assert f'rule = "{rule}"' in text and "k = 2" in text and 'norm = "ws"' in text
+
+    def test_neurons_that_are_not_the_chips_leave_no_net(self, data, ask, refuse, tmp_path):
+        out = tmp_path / "run"
+        options = ("--set", "neuron=A", "--epochs", 1, "--out", out)
+        code, answer = ask("train", "--data", data, *SHORT, *options)
+        assert (code, answer["model"]) == (0, None)
+        assert not (out / "model.net").exists()
+        assert "only those of form chip, on the grid, can be exported" in refuse("export", out)
+
+    def test_refuses_settings_that_do_not_exist(self, refuse):
+        assert "--set nrom=ws: use NAME=VALUE with one of data, " in refuse(
+            "train", "--set", "nrom=ws"
+        )
+        line = refuse("train", "--data", "digits", "--rule", "tt_lbp", "--set", "k=ten")
+        assert line == "pumice: k is 'ten': expected int"
+
     def test_refuses_a_folder_with_a_run(self, data, refuse, place):
         line = refuse("train", "--data", data, *SHORT, "--out", place / "run")
         assert "holds a run already" in line
