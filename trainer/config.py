@@ -111,8 +111,9 @@ class TrainConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, list):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
+        given: object = self.hidden
+        if isinstance(given, list):
+            object.__setattr__(self, "hidden", tuple(given))
         for field in dataclasses.fields(self):
             self._check_type(field.name, getattr(self, field.name), field.default)
         self._check_choice("encoding", KINDS)
