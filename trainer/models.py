@@ -129,11 +129,7 @@ class SpikingNetwork(nn.Module):
 
     def depths(self) -> list[int]:
         """For each layer, how many layers with weights of their own there are up to it, from 1."""
-        weighted = [
-            any(p.requires_grad for p in layer.synapse.parameters())
-            or not isinstance(layer.synapse, AvgPool)
-            for layer in self.chain
-        ]
+        weighted = [not isinstance(layer.synapse, AvgPool) for layer in self.chain]
         return np.cumsum(weighted).tolist()
 
     # --- time ---------------------------------------------------------------------------------

@@ -167,12 +167,11 @@ def _sew_resnet18(b: Builder, width: Callable[[int], int]) -> Sequence[int]:
     for stage, channels in enumerate((64, 128, 256, 512)):
         for block in range(2):
             stride = 2 if stage and not block else 1
-            inner = b.add(b.conv(width(channels), 3, stride), message)
+            b.add(b.conv(width(channels), 3, stride), message)
             outer = b.add(b.conv(width(channels), 3))
             if stride != 1:
                 message = (b.add(b.conv(width(channels), 1, 2), message),)
             message = (*message, outer)
-            del inner
     return message
 
 
