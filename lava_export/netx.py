@@ -10,9 +10,9 @@ Layout, as SLAYER writes it: ``layer/<0..n-1>/`` with ``type``, ``shape`` (C, H,
 that holds the input's shape, and have beside these a group ``pumice`` with the encoding and the
 readout, which netx does not look at: read back, they give the very network that was written.
 
-netx has no branches. A network that is no chain is written without ``layer``, so that netx stops
-at once (no such object) instead of running something else, and with a group ``pumice_graph`` of our
-own; see docs/files.md.
+netx has chains of hard-reset neurons only. What it cannot hold (:func:`why_not`) is written without
+``layer``, so that netx stops at once (no such object) instead of running something else, and with a
+group ``pumice_graph`` of our own; see docs/files.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from numpy.typing import NDArray
 
 from loihi import (
     INTEGRATOR,
+    ComplexDense,
     Conv,
+    Delta,
     Dense,
     Edge,
     Encoding,
@@ -40,27 +42,35 @@ from loihi import (
     Network,
     Neuron,
     PumiceError,
+    Resonator,
+    Sigma,
+    SigmaDelta,
     files,
     formats,
 )
 from loihi.formats import require_integer, require_integers
 from loihi.network import INPUT, Readout, Shape, Synapse
+from loihi.neurons import AnyNeuron, Bias
 
 VERSION = 1
 """Of the groups ``pumice`` and ``pumice_graph``."""
 GRAPH = "pumice_graph"
 """The group that holds a network with branches; a file has this or ``layer``."""
-CHAINS_ONLY = "Lava's netx cannot hold branches: simulate with --engine fast or --engine reference"
 PACKED = 2000
 """No more times than this can a compressed array be larger than what it takes in the file."""
 NEVER = 1 << 17
-"""The threshold mantissa that netx gives a block without neurons: v stops short of it."""
+"""The threshold mantissa that netx gives a block without neurons: v stops short of it, and of any
+larger one (SLAYER's affine blocks have 2^18 − 1), up to where Lava's shift overflows."""
+SPIKE_EXP = STATE_EXP = 6
+"""Binary places of sigma-delta neurons, the only ones that netx's loader knows by itself."""
 TIME_STEPS = 16
 """T of a file that does not say (``simulation/tSample``)."""
 INPUT_WEIGHT, INPUT_BIAS = 64, 0  # netx's defaults for an input layer
 CONV_MAX = 127
 """Lava keeps a convolution's kernel size, stride, padding, dilation and groups as int8."""
+ANY_PAYLOAD = (formats.PAYLOAD_MIN, formats.PAYLOAD_MAX)
 _BIAS_EXP = 6  # the only one netx knows
+_NEVER_MAX = 2**25 - 1
 _INT = 2**31 - 1
 
 
@@ -71,11 +81,69 @@ class NetxError(PumiceError):
 # --- writing ------------------------------------------------------------------------------------
 
 
-def write(network: Network, path: str | Path) -> None:
-    """Write ``network`` to a netx file, whole or not at all; one with branches to a file of ours.
+def why_not(network: Network) -> str | None:
+    """Why netx cannot hold ``network``, in a line that names the layer; None where it can.
 
-    Raises :class:`NetxError` for what netx or Lava would not take as it is, with the layer, and
-    :class:`PumiceError` where it cannot be written; a file that was there before is then untouched.
+    Such a network is written in the form of our own, and wired to Lava directly.
+    """
+    for index, layer in enumerate(network.layers):
+        if layer.sources is not None or layer.carry is not None or layer.more:
+            why: str | None = "netx has no branches and no recurrence beside its own"
+        else:
+            why = _why_not_neuron(layer.neuron) or _why_not_synapse(layer, network.encoding)
+        if why:
+            return f"layer {network.names[index]}: {why}"
+    return None
+
+
+def _why_not_neuron(neuron: AnyNeuron) -> str | None:
+    if isinstance(neuron, Neuron):
+        if neuron.reset != "hard":
+            return "netx has no soft reset"
+        if neuron.bias_exp != _BIAS_EXP:
+            return f"bias_exp is {neuron.bias_exp}, netx knows {_BIAS_EXP} only"
+    elif isinstance(neuron, Delta | SigmaDelta):
+        if (found := (neuron.spike_exp, neuron.state_exp)) != (SPIKE_EXP, STATE_EXP):
+            return f"spike_exp and state_exp are {found}, netx's loader knows 6 only"
+        if isinstance(neuron, SigmaDelta) and neuron.activation != "relu":
+            return f"activation {neuron.activation}, netx knows relu only"
+    elif isinstance(neuron, Resonator):
+        return "netx rounds the angle of a resonator"
+    return None
+
+
+def _why_not_synapse(layer: Layer, encoding: Encoding) -> str | None:
+    synapse, (first, last) = layer.synapse, encoding.payload
+    if isinstance(synapse, Inject):
+        if layer.neuron.has_bias:
+            return "netx has no bias for the neurons of an input layer"
+        if (last - first) % 2 and not _any_payload(layer.neuron, encoding):
+            return (
+                f"payload {first}..{last} of an input layer: netx has bias - weight .. bias + "
+                "weight, so it would have to span an even number"
+            )
+        return None
+    try:
+        if isinstance(synapse, Dense):
+            _check_dense(synapse.weight)
+        elif isinstance(synapse, Conv):
+            _check_conv(synapse)
+    except PumiceError as error:
+        return str(error)
+    return None
+
+
+def _any_payload(neuron: AnyNeuron, encoding: Encoding) -> bool:
+    """Whether an input layer says nothing of its range, as those of sigma-delta files."""
+    return isinstance(neuron, Delta) and encoding.payload == ANY_PAYLOAD
+
+
+def write(network: Network, path: str | Path) -> None:
+    """Write ``network`` to a netx file, or what netx cannot hold to a file of ours; whole or not
+    at all.
+
+    Raises :class:`PumiceError` where it cannot be written; a file that was there before is then
+    untouched.
     """
     path = Path(path)
     image = io.BytesIO()
@@ -92,7 +160,7 @@ def _write(network: Network, file: h5py.File) -> None:
     own.attrs["version"] = VERSION
     own.attrs["encoding"] = json.dumps(asdict(network.encoding), default=lambda n: n.item())
     own.attrs["readout"] = network.readout
-    if network.is_chain:
+    if why_not(network) is None:
         _write_chain(network, file)
     else:
         _write_graph(network, file.create_group(GRAPH))
@@ -108,17 +176,39 @@ def _write_graph(network: Network, group: h5py.Group) -> None:
         for number, (synapse, sources) in enumerate(network.synapses(index)):
             _write_synapse(place.create_group(f"synapse/{number}"), synapse, sources)
         neuron = place.create_group("neuron")
-        neuron.attrs["du"], neuron.attrs["dv"] = layer.neuron.du, layer.neuron.dv
-        if layer.neuron.vth is not None:
-            neuron.attrs["vth"] = layer.neuron.vth
-        neuron.attrs["bias_exp"] = layer.neuron.bias_exp
-        neuron["bias"] = layer.neuron.bias
+        kind = type(layer.neuron)
+        if kind is not Neuron:
+            neuron.attrs["type"] = _WORDS[kind]
+        for name in _numbers(kind):
+            value = getattr(layer.neuron, name)
+            if name == "bias":
+                neuron[name] = value
+            elif value is not None and (name, value) != ("reset", "hard"):
+                neuron.attrs[name] = value
+
+
+_KINDS: dict[str, type[AnyNeuron]] = {
+    "lif": Neuron,
+    "delta": Delta,
+    "sigma_delta": SigmaDelta,
+    "sigma": Sigma,
+    "resonator": Resonator,
+}
+_WORDS = {kind: word for word, kind in _KINDS.items()}
+
+
+def _numbers(kind: type[AnyNeuron]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _write_synapse(group: h5py.Group, synapse: Synapse, sources: tuple[int, ...]) -> None:
     group.attrs["sources"] = sources
     if isinstance(synapse, Inject):
         group.attrs["type"] = "input"
+        return
+    if isinstance(synapse, ComplexDense):
+        group.attrs["type"] = "complex"
+        group["real"], group["imag"] = synapse.real, synapse.imag
         return
     group["weight"] = synapse.weight
     if isinstance(synapse, Dense):
@@ -143,42 +233,30 @@ def _write_chain(network: Network, file: h5py.File) -> None:
     shape = network.input_shape
     if not isinstance(network.layers[0].synapse, Inject):
         add("input", shape)
-    for index, layer in enumerate(network.layers):
-        synapse, neuron = layer.synapse, layer.neuron
-        try:
-            if neuron.bias_exp != _BIAS_EXP:
-                raise NetxError(f"bias_exp is {neuron.bias_exp}: netx knows {_BIAS_EXP} only")
-            if isinstance(synapse, Inject):
-                _write_input(add("input", shape), network.encoding, neuron)
-            elif isinstance(synapse, Dense):
-                if len(shape) == 3:
-                    add("flatten", (1, 1, int(np.prod(shape))))
-                _write_dense(add("dense", synapse.output_shape(shape)), synapse)
-            else:
-                _write_conv(add("conv", synapse.output_shape(shape)), synapse)
-            shape = synapse.output_shape(shape)
-            _write_neuron(layers[str(len(layers) - 1)], synapse, neuron, shape)
-        except PumiceError as error:
-            raise NetxError(f"layer {network.names[index]}: {error}") from None
+    for layer in network.layers:
+        synapse = layer.synapse
+        if isinstance(synapse, Inject):
+            group = add("input", shape)
+            if not _any_payload(layer.neuron, network.encoding):
+                # The caller of netx computes weight · x + bias, with x scaled to −1..1.
+                first, last = network.encoding.payload
+                group["weight"], group["bias"] = (last - first) // 2, (first + last) // 2
+        elif isinstance(synapse, Dense):
+            if len(shape) == 3:
+                add("flatten", (1, 1, int(np.prod(shape))))
+            group = add("dense", synapse.output_shape(shape))
+            _write_dense(group, synapse)
+        else:
+            assert isinstance(synapse, Conv)  # see why_not
+            group = add("conv", synapse.output_shape(shape))
+            _write_conv(group, synapse)
+        shape = synapse.output_shape(shape)
+        _write_neuron(group, synapse, layer.neuron, shape)
     file["simulation/Ts"] = 1
     file["simulation/tSample"] = network.time_steps
 
 
-def _write_input(group: h5py.Group, encoding: Encoding, neuron: Neuron) -> None:
-    if neuron.has_bias:
-        raise NetxError("netx has no bias for the neurons of an input layer")
-    # The caller of netx computes weight · x + bias, with x the sample scaled to −1..1.
-    first, last = encoding.payload
-    if (last - first) % 2:
-        raise NetxError(
-            f"payload {first}..{last} of an input layer: netx writes it as bias - weight .. "
-            "bias + weight, so it has to span an even number"
-        )
-    group["weight"], group["bias"] = (last - first) // 2, (first + last) // 2
-
-
 def _write_dense(group: h5py.Group, synapse: Dense) -> None:
-    _check_dense(synapse.weight)
     group["outFeatures"], group["inFeatures"] = synapse.weight.shape
     group["weight"] = synapse.weight
     if synapse.delay is not None:
@@ -200,7 +278,6 @@ def _check_conv(synapse: Conv) -> None:
 
 
 def _write_conv(group: h5py.Group, synapse: Conv) -> None:
-    _check_conv(synapse)
     out, per_group, *kernel = synapse.weight.shape
     group["weight"] = synapse.weight
     group["outChannels"], group["inChannels"] = out, per_group * synapse.groups
@@ -212,7 +289,7 @@ def _write_conv(group: h5py.Group, synapse: Conv) -> None:
 
 
 def _write_neuron(
-    group: h5py.Group, synapse: Inject | Dense | Conv, neuron: Neuron, shape: Shape
+    group: h5py.Group, synapse: Inject | Dense | Conv, neuron: AnyNeuron, shape: Shape
 ) -> None:
     bias = np.asarray(neuron.bias)
     if bias.ndim == 3:
@@ -223,11 +300,15 @@ def _write_neuron(
         per_channel = isinstance(synapse, Conv) and single
         group["bias"] = np.full(shape[0], bias) if per_channel else bias
         group["bias"].attrs["single"] = single
-    if isinstance(synapse, Dense) and (neuron.du, neuron.dv, neuron.vth) == (
-        INTEGRATOR.du,
-        INTEGRATOR.dv,
-        INTEGRATOR.vth,
-    ):
+    if isinstance(neuron, Delta | SigmaDelta | Sigma):
+        group["neuron/type"] = np.bytes_("SDNN")
+        group["neuron/activation"] = np.bytes_("relu")
+        group["neuron/vThMant"] = 0 if neuron.vth is None else neuron.vth
+        if isinstance(neuron, Sigma):
+            group["neuron/sigma_output"] = True
+        return
+    assert isinstance(neuron, Neuron)  # see why_not
+    if isinstance(synapse, Dense) and replace(neuron, bias=0) == INTEGRATOR:
         return
     group["neuron/type"] = np.bytes_("CUBA")
     group["neuron/iDecay"] = neuron.du
@@ -343,7 +424,8 @@ def _read(file: h5py.File) -> Network:
     if not reader.layers or reader.input_shape is None:
         raise NetxError("no layer in it has neurons")
     encoding = reader.encoding
-    spikes = reader.layers[-1].neuron.vth is not None
+    last = reader.layers[-1].neuron
+    spikes = last.vth is not None and not last.graded
     readout: Readout = "spikes" if spikes else "membrane"
     if own is not None:
         encoding, readout = _read_own(own, encoding)
@@ -373,8 +455,8 @@ def _read_layer(place: _Attributes) -> Layer:
     )
     edges = []
     for further, its_sources in more:
-        if isinstance(further, Inject):
-            raise place.error("only its first synapse can be of type input")
+        if not isinstance(further, Dense | Conv):
+            raise place.error("only its first synapse can be of type input or complex")
         edges.append(Edge(further, its_sources))
     carry = place.integer("carry", 0, _INT) if "carry" in place else None
     return Layer(synapse, _read_neuron(place), sources, tuple(edges), carry)
@@ -387,6 +469,8 @@ def _read_synapse(group: h5py.Group, number: int, name: str) -> tuple[Synapse, t
     sources = tuple(place.integers("sources", INPUT, _INT).reshape(-1).tolist())
     if kind == "input":
         return Inject(), sources
+    if kind == "complex":
+        return ComplexDense(*(data.integers(part, -256, 255) for part in ("real", "imag"))), sources
     weight = data.integers("weight", -256, 255)
     if kind == "dense":
         delay = data.integers("delay", 0, formats.DELAY_MAX) if "delay" in data else None
@@ -403,17 +487,28 @@ def _read_synapse(group: h5py.Group, number: int, name: str) -> tuple[Synapse, t
     return synapse, sources
 
 
-def _read_neuron(layer: _Attributes) -> Neuron:
+def _read_neuron(layer: _Attributes) -> AnyNeuron:
     name = f"{layer.name}/neuron"
     place = _Attributes(_group(layer.group, "neuron", layer.name), name)
-    bias = _Place(place.group, name).integers("bias", formats.BIAS_MIN, formats.BIAS_MAX)
-    return Neuron(
-        du=place.integer("du", 0, formats.DECAY_ONE),
-        dv=place.integer("dv", 0, formats.DECAY_ONE),
-        vth=place.integer("vth", 0, formats.VTH_MAX) if "vth" in place else None,
-        bias=bias if bias.ndim else int(bias),
-        bias_exp=place.integer("bias_exp", 0, formats.BIAS_EXP_MAX),
-    )
+    word = place.attribute("type") if "type" in place else "lif"
+    if word not in _KINDS:
+        raise place.error(f"type {word!r} is not one that pumice knows: {', '.join(_KINDS)}")
+    kind, found = _KINDS[word], dict[str, Any]()
+    for key in _numbers(kind):
+        if key == "bias":
+            bias = _Place(place.group, name).integers(key, -(2**31), _INT)
+            found[key] = bias if bias.ndim else int(bias)
+        elif key in ("reset", "activation", "spikes"):
+            if key in place:
+                found[key] = place.attribute(key)
+        elif key in place or not (key == "vth" and kind is Neuron):  # else it never spikes
+            found[key] = place.integer(key, -_INT, _INT)
+    if kind is Neuron:
+        found.setdefault("vth", None)
+    try:
+        return kind(**found)
+    except PumiceError as error:
+        raise NetxError(f"{name}/{error}") from None
 
 
 @contextmanager
@@ -506,19 +601,19 @@ class _Reader:
             self._flatten(place)
         elif kind == "dense":
             self._dense(place)
+        elif kind == "dense_rec":
+            self._dense_rec(place)
         elif kind == "conv":
             self._conv(place)
         else:
             why = "is not a layer that pumice knows"
             if kind in ("pool", "convT", "unpool", "average", "concat", "dense_comp"):
                 why = "is not implemented in netx"
-            elif kind == "dense_rec":
-                why = "(recurrent) is not supported yet"
             raise place.error(f"type {kind!r} {why}")
 
-    def _append(self, synapse: Inject | Dense | Conv, neuron: Neuron) -> None:
+    def _append(self, synapse: Synapse, neuron: AnyNeuron, more: tuple[Edge, ...] = ()) -> None:
         self.shape = synapse.output_shape(self.shape)
-        self.layers.append(Layer(synapse, neuron))
+        self.layers.append(Layer(synapse, neuron, more=more))
 
     def _input(self, place: _Place) -> None:
         if self.input_shape is not None:
@@ -526,31 +621,65 @@ class _Reader:
         self.input_shape = self.shape = place.shape()
         if "neuron" not in place:
             return
-        weight = place.integer("weight", 1, 255, INPUT_WEIGHT)
-        bias = place.integer("bias", -255, 255, INPUT_BIAS)
+        neuron = _neuron(place, self.shape)
         steps = self.encoding.time_steps
-        self.encoding = Encoding("graded", steps, (bias - weight, bias + weight))
-        self._append(Inject(), _neuron(place, self.shape))
+        if isinstance(neuron, Delta) and "weight" not in place and "bias" not in place:
+            self.encoding = Encoding("events", steps, ANY_PAYLOAD)
+        else:
+            weight = place.integer("weight", 1, 255, INPUT_WEIGHT)
+            bias = place.integer("bias", -255, 255, INPUT_BIAS)
+            self.encoding = Encoding("graded", steps, (bias - weight, bias + weight))
+        self._append(Inject(), neuron)
 
     def _flatten(self, place: _Place) -> None:
         self.shape = (int(np.prod(self.shape)),) if self.shape else ()
 
     def _dense(self, place: _Place) -> None:
         out = int(np.prod(place.shape()))
-        weight = place.integers("weight", -256, 255)
-        if weight.ndim == 1 and weight.size % out == 0:
-            weight = weight.reshape(out, -1)
-        if weight.ndim != 2 or weight.shape[0] != out:
-            raise place.error(f"weight has shape {list(weight.shape)}, shape says {out} neurons")
-        place.agrees("outFeatures", [out])
-        place.agrees("inFeatures", weight.shape[1:])
+        if isinstance(place.group.get("weight"), h5py.Group):
+            self._complex(place, out)
+            return
+        weight = _matrix(place, "weight", out)
         _check_dense(weight)
+        self._feed(place, weight)
+        self._append(Dense(weight, _delay(place, weight)), self._neuron_or_integrator(place, out))
+
+    def _dense_rec(self, place: _Place) -> None:
+        out = int(np.prod(place.shape()))
+        weight, back = _matrix(place, "weight", out), _matrix(place, "weight_rec", out)
+        if back.shape != (out, out):
+            raise place.error(f"weight_rec has shape {list(back.shape)}, not [{out}, {out}]")
+        if "delay" in place:
+            raise place.error("a recurrent layer with delays: netx would delay its loop as well")
+        _check_dense(np.hstack([weight, back]))  # netx scales them together
+        for part in (weight, back):
+            _check_dense(part)
+        self._feed(place, weight)
+        more = (Edge(Dense(back), (len(self.layers),)),)
+        self._append(Dense(weight), self._neuron_or_integrator(place, out), more)
+
+    def _complex(self, place: _Place, out: int) -> None:
+        parts = _Place(place.group["weight"], f"{place.name}/weight")
+        real, imag = (_matrix(parts, part, out) for part in ("real", "imag"))
+        for part in (real, imag):
+            _check_dense(part)
+        self._feed(place, real)
+        if "neuron" not in place:
+            raise place.error("complex weights without neurons: netx needs neuron")
+        self._append(ComplexDense(real, imag), _neuron(place, (out,)))
+
+    def _feed(self, place: _Place, weight: NDArray[np.int32]) -> None:
+        """That a weight ``[out, in]`` fits what feeds it; if nothing does yet, it says the input's
+        shape."""
+        place.agrees("outFeatures", weight.shape[:1])
+        place.agrees("inFeatures", weight.shape[1:])
         if self.input_shape is None:
             self.input_shape = self.shape = weight.shape[1:]
         elif self.layers and len(self.shape) == 3:
             raise place.error("a flatten layer is needed between an image and a dense layer")
-        neuron = _neuron(place, (out,)) if "neuron" in place else _integrator(place, (out,))
-        self._append(Dense(weight, _delay(place, weight)), neuron)
+
+    def _neuron_or_integrator(self, place: _Place, out: int) -> AnyNeuron:
+        return _neuron(place, (out,)) if "neuron" in place else _integrator(place, (out,))
 
     def _conv(self, place: _Place) -> None:
         if self.input_shape is None:
@@ -586,6 +715,16 @@ class _Reader:
         self.layers[-1] = Layer(synapse, _neuron(place, self.shape))
 
 
+def _matrix(place: _Place, key: str, out: int) -> NDArray[np.int32]:
+    """A dense weight ``[out, in]``; netx takes a flat one as well."""
+    weight = place.integers(key, -256, 255)
+    if weight.ndim == 1 and weight.size % out == 0:
+        weight = weight.reshape(out, -1)
+    if weight.ndim != 2 or weight.shape[0] != out:
+        raise place.error(f"{key} has shape {list(weight.shape)}, shape says {out} neurons")
+    return weight
+
+
 def _pair(place: _Place, key: str, low: int) -> tuple[int, int]:
     values = place.integers(key, low, 2**15).reshape(-1)
     if values.size not in (1, 2):
@@ -608,34 +747,74 @@ def _delay(place: _Place, weight: NDArray[np.int32]) -> NDArray[np.int32] | None
     return delay
 
 
-def _neuron(place: _Place, shape: Shape) -> Neuron:
+def _neuron(place: _Place, shape: Shape) -> AnyNeuron:
     neuron = _Place(place.group["neuron"], f"{place.name}/neuron")
     if not isinstance(neuron.group, h5py.Group):
         raise place.error("neuron is not a group")
     kind = neuron.text("type")
-    if kind not in ("LOIHI", "CUBA"):
-        raise neuron.error(f"type {kind!r} is not supported: use LOIHI or CUBA (LIF neurons)")
-    for key, only in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0), ("messageBits", 0)):
+    for key, only in (("refDelay", 1), ("gradedSpike", 0), ("wgtExp", 0), ("weight_exp", 0)):
         found = neuron.integer(key, -_INT, _INT, only)
         if found != only:
             raise neuron.error(f"{key} is {found}: netx ignores it and Lava's LIF does {only}")
-    vth = neuron.integer("vThMant", 0, NEVER)
-    return Neuron(
-        du=neuron.integer("iDecay", 0, formats.DECAY_ONE),
-        dv=neuron.integer("vDecay", 0, formats.DECAY_ONE),
-        vth=None if vth == NEVER else vth,
-        bias=_bias(place, shape),
+    if kind in ("LOIHI", "CUBA"):
+        bits = neuron.integer("messageBits", -_INT, _INT, 0)
+        if bits:
+            raise neuron.error(f"messageBits is {bits}: Lava's LIF sends spikes of 0 and 1")
+        vth = neuron.integer("vThMant", 0, _NEVER_MAX)
+        return Neuron(
+            du=neuron.integer("iDecay", 0, formats.DECAY_ONE),
+            dv=neuron.integer("vDecay", 0, formats.DECAY_ONE),
+            vth=None if vth >= NEVER else vth,
+            bias=_bias(place, shape, formats.BIAS_MIN, formats.BIAS_MAX),
+        )
+    if kind == "SDNN":
+        if "activation" in neuron and neuron.text("activation") != "relu":
+            raise neuron.error(f"activation {neuron.text('activation')!r}: netx does relu only")
+        if place.text("type") == "input":
+            return Delta(neuron.integer("vThMant", 0, formats.VTH_MAX), SPIKE_EXP, STATE_EXP)
+        bias = _bias(place, shape, -formats.VTH_MAX - 1, formats.VTH_MAX)
+        if "sigma_output" in neuron:
+            if np.any(bias):
+                raise place.error("bias of a sigma_output layer: Lava's Sigma has none")
+            return Sigma()
+        vth = neuron.integer("vThMant", 0, formats.VTH_MAX)
+        return SigmaDelta(vth, bias, "relu", SPIKE_EXP, STATE_EXP)
+    if kind.startswith("RF"):
+        return _resonator(neuron, kind)
+    raise neuron.error(
+        f"type {kind!r} is not supported: use LOIHI or CUBA (LIF), SDNN (sigma-delta), RF_PHASE or "
+        "RF_IZHIKEVICH"
+    )
+
+
+def _resonator(neuron: _Place, kind: str) -> Resonator:
+    """netx goes from the file's integers to a period and a decay, and Lava back: two roundings."""
+    sin, cos = (
+        neuron.integer(key, -formats.DECAY_ONE, formats.DECAY_ONE) / formats.DECAY_ONE
+        for key in ("sinDecay", "cosDecay")
+    )
+    turn = np.arctan2(sin, cos) / 2 / np.pi
+    if turn == 0:
+        raise neuron.error("sinDecay is 0: a resonator without an angle has no period in netx")
+    kept = 1 - (1 - np.sqrt(sin**2 + cos**2))
+    angle = np.pi * 2 * 1 / (1 / turn)
+    sin, cos = (int(kept * f(angle) * formats.DECAY_ONE) for f in (np.sin, np.cos))
+    return Resonator(
+        neuron.integer("vThMant", 0, formats.VTH_MAX),
+        sin,
+        cos,
+        "phase" if "PHASE" in kind else "izhikevich",
     )
 
 
 def _integrator(place: _Place, shape: Shape) -> Neuron:
-    return Neuron(INTEGRATOR.du, INTEGRATOR.dv, INTEGRATOR.vth, _bias(place, shape))
+    return replace(INTEGRATOR, bias=_bias(place, shape, formats.BIAS_MIN, formats.BIAS_MAX))
 
 
-def _bias(place: _Place, shape: Shape) -> NDArray[np.int32] | int:
+def _bias(place: _Place, shape: Shape, low: int, high: int) -> Bias:
     if "bias" not in place or place.text("type") == "input":  # there it belongs to the encoding
         return 0
-    bias = place.integers("bias", formats.BIAS_MIN, formats.BIAS_MAX)
+    bias = place.integers("bias", low, high)
     if bias.ndim == 3 and bias.shape == shape[::-1]:
         return bias.transpose(2, 1, 0)
     if bias.size == 1 and (bias.ndim == 0 or place.group["bias"].attrs.get("single", False)):

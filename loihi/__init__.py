@@ -3,21 +3,23 @@
 from loihi.encoding import Encoding
 from loihi.errors import PumiceError
 from loihi.network import (
-    INTEGRATOR,
+    ComplexDense,
     Conv,
     Dense,
     Edge,
     Inject,
     Layer,
     Network,
-    Neuron,
     Synapse,
     decide,
 )
+from loihi.neurons import INTEGRATOR, Delta, Neuron, Resonator, Sigma, SigmaDelta
 
 __all__ = [
     "INTEGRATOR",
+    "ComplexDense",
     "Conv",
+    "Delta",
     "Dense",
     "Edge",
     "Encoding",
@@ -26,6 +28,9 @@ __all__ = [
     "Network",
     "Neuron",
     "PumiceError",
+    "Resonator",
+    "Sigma",
+    "SigmaDelta",
     "Synapse",
     "decide",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -24,8 +24,10 @@ from loihi import formats
 from loihi.encoding import Encoding
 from loihi.errors import PumiceError
 from loihi.formats import require_integer, require_integers
+from loihi.frozen import Frozen
+from loihi.neurons import AnyNeuron, Resonator
+from loihi.neurons import Shape as Shape
 
-Shape = tuple[int, ...]
 Readout = Literal["membrane", "spikes"]
 
 INPUT = -1
@@ -36,78 +38,8 @@ class NetworkError(PumiceError):
     """Layers that do not fit each other, or a network that is not one."""
 
 
-class _Frozen:
-    """Equality by value for dataclasses that hold arrays."""
-
-    def __eq__(self, other: object) -> bool:
-        if type(self) is not type(other):
-            return NotImplemented
-        return all(
-            _same(getattr(self, f.name), getattr(other, f.name))
-            for f in fields(self)  # type: ignore[arg-type]
-        )
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return a is not None and b is not None and np.array_equal(a, b)
-    return bool(a == b)
-
-
 @dataclass(frozen=True, eq=False)
-class Neuron(_Frozen):
-    """A layer's leaky integrate-and-fire neurons (Lava's LIF / LIFReset, fixed point).
-
-    In each step, a being the synaptic input::
-
-        u = decay(u, du) + (a << 6)            wraps once at 24 bits
-        v = decay(v, dv) + u + (bias << bias_exp)   clips at ±(2^23 − 1)
-        s = v > (vth << 6);  v = 0 where s          hard reset
-
-    du: decay of the current u, 0..4096 (netx ``iDecay``; Lava's LIF takes du − 1). 4096: no memory.
-    dv: decay of the membrane v, 0..4096 (netx ``vDecay``). 0: no leak.
-    vth: threshold mantissa, 0..131071; None: the neuron never spikes, its membrane is read.
-    bias: mantissa, −4096..4095; one number, one a channel ``(C,)``, or one a neuron.
-    bias_exp: 0..7; netx files know 6 only.
-    """
-
-    du: int = 4096
-    dv: int = 0
-    vth: int | None = 64
-    bias: NDArray[np.int32] | int = 0
-    bias_exp: int = 6
-
-    def __post_init__(self) -> None:
-        put = object.__setattr__  # the dataclass is frozen; this is its construction
-        put(self, "du", require_integer("du", self.du, 0, formats.DECAY_ONE))
-        put(self, "dv", require_integer("dv", self.dv, 0, formats.DECAY_ONE))
-        if self.vth is not None:
-            put(self, "vth", require_integer("vth", self.vth, 0, formats.VTH_MAX))
-        bias = require_integers("bias", self.bias, formats.BIAS_MIN, formats.BIAS_MAX)
-        put(self, "bias", int(bias) if bias.ndim == 0 else bias)
-        put(self, "bias_exp", require_integer("bias_exp", self.bias_exp, 0, formats.BIAS_EXP_MAX))
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether any neuron has a bias other than 0."""
-        return bool(np.any(self.bias))
-
-    def effective_bias(self, shape: Shape) -> NDArray[np.int64]:
-        """``bias << bias_exp`` for every neuron of ``shape``."""
-        bias = np.asarray(self.bias, dtype=np.int64)
-        if bias.ndim == 1 and len(shape) == 3:
-            bias = bias[:, None, None]
-        return np.broadcast_to(bias, shape) << self.bias_exp
-
-
-INTEGRATOR = Neuron(du=0, dv=4096, vth=None)
-"""What netx makes of a dense block without a neuron: u adds up all input, v = u, no spikes."""
-
-
-@dataclass(frozen=True, eq=False)
-class Inject(_Frozen):
+class Inject(Frozen):
     """Input current straight into the neurons of an input layer: one value a neuron, no latency."""
 
     latency = 0
@@ -122,7 +54,7 @@ class Inject(_Frozen):
 
 
 @dataclass(frozen=True, eq=False)
-class Dense(_Frozen):
+class Dense(Frozen):
     """All to all. A spike at step t reaches the neurons at t + 1 + delay.
 
     weight: ``[out, in]`` in the 8-bit format of :func:`loihi.formats.weight_format`.
@@ -167,7 +99,7 @@ def _pair(name: str, value: int | Sequence[int], low: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, eq=False)
-class Conv(_Frozen):
+class Conv(Frozen):
     """Convolution (correlation, as in torch), zero padded. Average pooling is one with groups = C.
 
     weight: ``[out, in / groups, kH, kW]`` in the 8-bit weight format.
@@ -239,7 +171,42 @@ class Conv(_Frozen):
         return f"{'grouped ' if self.groups > 1 else ''}conv {out}@{height}x{width}"
 
 
-Synapse = Inject | Dense | Conv
+@dataclass(frozen=True, eq=False)
+class ComplexDense(Frozen):
+    """All to all with complex weights, for :class:`loihi.neurons.Resonator`: two dense synapses.
+
+    real, imag: ``[out, in]``, each in the 8-bit weight format. A message's real part goes through
+    ``real`` and adds to the neurons' real input, and through ``imag`` to their imaginary one.
+    """
+
+    real: NDArray[np.int32]
+    imag: NDArray[np.int32]
+    latency = 1
+
+    def __post_init__(self) -> None:
+        for name in ("real", "imag"):
+            object.__setattr__(self, name, Dense(getattr(self, name)).weight)
+        if self.real.shape != self.imag.shape:
+            raise NetworkError(
+                f"the real weights are {list(self.real.shape)}, the imaginary ones "
+                f"{list(self.imag.shape)}"
+            )
+
+    @property
+    def weight(self) -> NDArray[np.int32]:
+        """Both in one, ``[2 · out, in]``: the real rows, then the imaginary ones."""
+        return np.concatenate([self.real, self.imag])
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """``(out,)``."""
+        return Dense(self.real).output_shape(shape)
+
+    def describe(self, shape: Shape) -> str:
+        """``complex dense 200-256``."""
+        return f"complex {Dense(self.real).describe(shape)}"
+
+
+Synapse = Inject | Dense | Conv | ComplexDense
 
 
 def _sources(sources: Sequence[int]) -> tuple[int, ...]:
@@ -252,7 +219,7 @@ def _sources(sources: Sequence[int]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Edge(_Frozen):
+class Edge(Frozen):
     """A further synapse that feeds a layer's neurons.
 
     sources: the layers whose spikes it carries, added up; −1: the network's input.
@@ -268,7 +235,7 @@ class Edge(_Frozen):
 
 
 @dataclass(frozen=True, eq=False)
-class Layer(_Frozen):
+class Layer(Frozen):
     """Neurons and the synapses that feed them: one, and where the network branches, more.
 
     With sᵢ[t] the spikes of layer i at its local step t, the synaptic input of layer l is ::
@@ -289,7 +256,7 @@ class Layer(_Frozen):
     """
 
     synapse: Synapse
-    neuron: Neuron
+    neuron: AnyNeuron
     sources: tuple[int, ...] | None = None
     more: tuple[Edge, ...] = ()
     carry: int | None = None
@@ -304,7 +271,7 @@ class Layer(_Frozen):
 
 
 @dataclass(frozen=True, eq=False)
-class Network(_Frozen):
+class Network(Frozen):
     """Layers, the network's input encoding, and how its answer is read.
 
     input_shape: ``(features,)`` or ``(C, H, W)`` of what is sent in each step.
@@ -337,8 +304,10 @@ class Network(_Frozen):
             raise NetworkError("a network needs at least one layer")
         if self.readout not in get_args(Readout):
             raise NetworkError(f"readout {self.readout!r} is neither 'membrane' nor 'spikes'")
-        if self.readout == "spikes" and self.layers[-1].neuron.vth is None:
-            raise NetworkError("readout 'spikes' of a last layer that never spikes: use 'membrane'")
+        last = self.layers[-1].neuron
+        if self.readout == "spikes" and (last.vth is None or last.graded):
+            why = "never spikes" if last.vth is None else "sends numbers, not spikes"
+            raise NetworkError(f"readout 'spikes' of a last layer that {why}: use 'membrane'")
         self.shapes  # noqa: B018 - checks every layer against those that feed it
 
     @cached_property
@@ -368,7 +337,11 @@ class Network(_Frozen):
         """The smallest and the largest payload that these sources can send together."""
         low = high = 0
         for source in sources:
-            first, last = self.encoding.payload if source == INPUT else (0, 1)
+            if source == INPUT:
+                first, last = self.encoding.payload
+            else:
+                graded = self.layers[source].neuron.graded
+                first, last = (-(2**31), 2**31 - 1) if graded else (0, 1)
             low, high = low + min(first, 0), high + max(last, 0)
         return low, high
 
@@ -415,6 +388,12 @@ class Network(_Frozen):
 
     def _check(self, index: int, shapes: Sequence[Shape]) -> None:
         """That everything that feeds a layer fits it and its kind."""
+        layer = self.layers[index]
+        if isinstance(layer.synapse, ComplexDense) != isinstance(layer.neuron, Resonator):
+            raise NetworkError("resonators need a complex dense synapse, and nothing else has one")
+        if not (layer.neuron.resets or self.is_chain):
+            kind = type(layer.neuron).__name__
+            raise NetworkError(f"{kind} neurons work in hardware time: only in a chain")
         for number, (synapse, sources) in enumerate(self.synapses(index)):
             fed = [self.input_shape if s == INPUT else shapes[s] for s in sources]
             if len(set(fed)) > 1:
@@ -422,15 +401,15 @@ class Network(_Frozen):
                     f"{_source(s)} {_size(shape)}" for s, shape in zip(sources, fed, strict=True)
                 )
                 raise NetworkError(f"sources that are added must have one shape, found {sizes}")
-            if not isinstance(synapse, Inject):
-                formats.weight_format(synapse.weight)
+            for weight in _weights(synapse):
+                formats.weight_format(weight)
             out = synapse.output_shape(fed[0])
             if out != shapes[index]:
                 raise NetworkError(
                     f"its synapse {synapse.describe(fed[0])} (more {number - 1}) makes "
                     f"{_size(out)} of {_size(fed[0])}, its neurons are {_size(shapes[index])}"
                 )
-        carry = self.layers[index].carry
+        carry = layer.carry
         if carry is None:
             return
         if carry >= index:
@@ -498,6 +477,24 @@ class Network(_Frozen):
         """Neurons of the last layer."""
         return int(np.prod(self.shapes[-1]))
 
+    @cached_property
+    def outputs(self) -> tuple[int, ...]:
+        """The layers that feed no other: one for each head; the last layer is the answer."""
+        feeding = {
+            source
+            for index in range(len(self.layers))
+            for _, sources in self.synapses(index)
+            for source in sources
+            if source != index
+        } | {layer.carry for layer in self.layers}
+        last = len(self.layers) - 1
+        return tuple(i for i in range(last + 1) if i == last or i not in feeding)
+
+    @property
+    def resets(self) -> bool:
+        """Whether every layer can be cleared between samples; else each is run from rest."""
+        return all(layer.neuron.resets for layer in self.layers)
+
     @property
     def has_delays(self) -> bool:
         """Whether any synapse has a delay."""
@@ -546,7 +543,14 @@ def decide(scores: NDArray[Any]) -> NDArray[np.int64]:
     return np.argmax(scores, axis=1)
 
 
-def _check_bias(neuron: Neuron, shape: Shape) -> None:
+def _weights(synapse: Synapse) -> tuple[NDArray[np.int32], ...]:
+    """What is stored in synapses of one format each."""
+    if isinstance(synapse, ComplexDense):
+        return synapse.real, synapse.imag
+    return () if isinstance(synapse, Inject) else (synapse.weight,)
+
+
+def _check_bias(neuron: AnyNeuron, shape: Shape) -> None:
     bias = np.asarray(neuron.bias)
     if bias.ndim and bias.shape not in (shape, shape[:1]):
         raise NetworkError(f"bias of shape {list(bias.shape)} on neurons of {_size(shape)}")

@@ -1,7 +1,8 @@
 """The specification: what the chip computes, one step after another, in plain integer numpy.
 
 No cleverness here. Whoever doubts a spike reads this file beside Lava's models (lava-nc 0.10.0,
-fixed point: LIF, LIFReset, Dense, DelayDense, Conv), to which it is equal, overflow included.
+fixed point: LIF, LIFReset, Dense, DelayDense, Conv, Delta, SigmaDelta, Sigma, RF, RF_IZ), to which
+it is equal, overflow included.
 """
 
 from __future__ import annotations
@@ -14,7 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi import formats
-from loihi.network import INPUT, Conv, Dense, Inject, Layer, Network, NetworkError, Neuron, Shape
+from loihi.network import (
+    INPUT,
+    ComplexDense,
+    Conv,
+    Dense,
+    Inject,
+    Layer,
+    Network,
+    NetworkError,
+    Shape,
+    Synapse,
+)
+from loihi.neurons import AnyNeuron, Delta, Neuron, Resonator, Sigma, SigmaDelta
 
 STATES = ("spikes", "u", "v")
 
@@ -22,9 +35,13 @@ STATES = ("spikes", "u", "v")
 @dataclass
 class Trace:
     """What every layer did: for each of ``spikes``, ``u``, ``v`` that was asked for, one array a
-    layer, ``[T, N, *shape]`` (spikes uint8, u and v int32; u and v after the step, reset done)."""
+    layer, ``[T, N, *shape]`` (spikes uint8, u and v int32; u and v after the step, reset done).
 
-    spikes: list[NDArray[np.uint8]]
+    Of sigma-delta layers spikes are the numbers that they send (int32), u is σ and v the activation
+    x (:class:`loihi.neurons.SigmaDelta`; of a Delta both are x, of a Sigma both are σ). Of
+    resonators u and v are the real and the imaginary part."""
+
+    spikes: list[NDArray[Any]]
     u: list[NDArray[np.int32]]
     v: list[NDArray[np.int32]]
 
@@ -79,7 +96,7 @@ def stream(
                 layer.reset()
             message = layer.step(message)
             if "spikes" in wanted:
-                history["spikes"][index].append(message.astype(np.uint8))
+                history["spikes"][index].append(message.astype(layer.sends))
             if "u" in wanted:
                 history["u"][index].append(layer.u.astype(np.int32))
             if "v" in wanted:
@@ -119,6 +136,7 @@ def _run_graph(network: Network, x: NDArray[Any], record: Iterable[str]) -> Trac
                 a = formats.wrap32(a + inputs[layer.carry])
             inputs.append(a)
             bias = layer.neuron.effective_bias(shape)
+            assert isinstance(layer.neuron, Neuron)  # Network has checked it
             u[index], v[index], fired = step_neuron(layer.neuron, a, u[index], v[index], bias)
             spikes[index].append(fired.astype(np.uint8))
             for state, now in (("u", u[index]), ("v", v[index])):
@@ -144,18 +162,22 @@ def _wanted(record: Iterable[str]) -> set[str]:
     return wanted
 
 
-def _longest_delay(synapse: Inject | Dense | Conv) -> int:
+def _longest_delay(synapse: Synapse) -> int:
     if isinstance(synapse, Dense) and synapse.delay is not None:
         return int(synapse.delay.max())
     return 0
 
 
-def _transmit(
-    synapse: Inject | Dense | Conv, message: NDArray[np.int64], delay: int
-) -> NDArray[np.int64]:
-    """What ``message`` adds to the neurons' input through the synapses of this delay."""
+def _transmit(synapse: Synapse, message: NDArray[np.int64], delay: int) -> NDArray[np.int64]:
+    """What ``message`` adds to the neurons' input through the synapses of this delay.
+
+    ``[N, *shape]``; through complex ones ``[2, N, out]``, the real and the imaginary part.
+    """
     if isinstance(synapse, Inject):
         return message
+    if isinstance(synapse, ComplexDense):
+        parts = (Dense(synapse.real), Dense(synapse.imag))
+        return np.stack([_transmit(part, message, delay) for part in parts])
     if isinstance(synapse, Conv):
         return formats.wrap24(convolve(synapse, message))
     weight = synapse.weight.astype(np.int64)
@@ -192,40 +214,90 @@ def step_neuron(
     v = formats.clip_voltage(voltage)
     if neuron.vth is None:
         return u, v, np.zeros(v.shape, dtype=np.bool_)
-    spikes = v > (neuron.vth << formats.STATE_SHIFT)
-    return u, np.where(spikes, 0, v), spikes
+    threshold = neuron.vth << formats.STATE_SHIFT
+    spikes = v > threshold
+    return u, np.where(spikes, v - threshold if neuron.reset == "soft" else 0, v), spikes
+
+
+def step_delta(
+    neuron: Delta | SigmaDelta, x: NDArray[Any], before: NDArray[Any], residue: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What is sent of the activation ``x``, given the one ``before``; and the residue after."""
+    delta = formats.wrap32(x - before + residue)
+    sent = np.where(np.abs(delta) >= neuron.threshold, delta, 0)
+    return sent >> neuron.state_exp, delta - sent
+
+
+def step_resonator(
+    neuron: Resonator, a: NDArray[Any], real: NDArray[Any], imag: NDArray[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """One step of Lava's fixed-point RF or RF_IZ: (real, imag, spikes); ``a`` is ``[2, …]``."""
+
+    def part(factor: int, x: NDArray[Any]) -> NDArray[np.int64]:
+        product = factor * x
+        return np.sign(product) * (np.abs(product) >> 12)
+
+    new_real = part(neuron.cos, real) - part(neuron.sin, imag) + (a[0] << formats.STATE_SHIFT)
+    new_imag = part(neuron.sin, real) + part(neuron.cos, imag) + (a[1] << formats.STATE_SHIFT)
+    new_real, new_imag = formats.clip_voltage(new_real), formats.clip_voltage(new_imag)
+    threshold = neuron.vth << formats.STATE_SHIFT
+    if neuron.spikes == "phase":
+        return new_real, new_imag, (new_real >= threshold) & (new_imag >= 0) & (imag < 0)
+    spikes = new_imag >= threshold
+    return np.where(spikes, 0, new_real), np.where(spikes, threshold - 1, new_imag), spikes
 
 
 class _State:
-    """A layer at work: the messages under way in its synapse, and u and v of its neurons."""
+    """A layer at work: the messages under way in its synapse, and the state of its neurons."""
 
     def __init__(self, layer: Layer, input_shape: Shape, samples: int) -> None:
         self.synapse, self.neuron = layer.synapse, layer.neuron
         shape = layer.synapse.output_shape(input_shape)
         self.bias = layer.neuron.effective_bias(shape)
+        self.sends = np.int32 if layer.neuron.graded else np.uint8
         self.u = np.zeros((samples, *shape), dtype=np.int64)
         self.v = np.zeros((samples, *shape), dtype=np.int64)
+        self.residue = np.zeros((samples, *shape), dtype=np.int64)  # of sigma-delta neurons
         # What arrives 1, 2, … steps from now; a synapse without latency has nothing under way.
-        longest = _longest_delay(self.synapse)
-        self.arriving = [np.zeros_like(self.u) for _ in range(1 + longest)]
+        parts = (2,) if isinstance(layer.synapse, ComplexDense) else ()
+        self.silence = np.zeros((*parts, samples, *shape), dtype=np.int64)
+        self.arriving = [self.silence.copy() for _ in range(1 + _longest_delay(self.synapse))]
 
     def reset(self) -> None:
-        self.u[:] = 0
-        self.v[:] = 0
+        if self.neuron.resets:
+            self.u[:] = 0
+            self.v[:] = 0
 
     def step(self, message: NDArray[np.int64]) -> NDArray[np.int64]:
         if isinstance(self.synapse, Inject):
-            a = message
-        else:
-            a = self.arriving.pop(0)
-            self.arriving.append(np.zeros_like(self.u))
-            self._accumulate(message)
-        self.u, self.v, spikes = step_neuron(self.neuron, a, self.u, self.v, self.bias)
-        return spikes.astype(np.int64)
-
-    def _accumulate(self, message: NDArray[np.int64]) -> None:
+            return self._neurons(self.neuron, message)
+        a = self.arriving.pop(0)
+        self.arriving.append(self.silence.copy())
         for delay, later in enumerate(self.arriving):
             later += _transmit(self.synapse, message, delay)
+        return self._neurons(self.neuron, a)
+
+    def _neurons(self, neuron: AnyNeuron, a: NDArray[np.int64]) -> NDArray[np.int64]:
+        if isinstance(neuron, Neuron):
+            self.u, self.v, spikes = step_neuron(neuron, a, self.u, self.v, self.bias)
+            return spikes.astype(np.int64)
+        if isinstance(neuron, Resonator):
+            self.u, self.v, spikes = step_resonator(neuron, a, self.u, self.v)
+            return spikes.astype(np.int64)
+        if isinstance(neuron, Delta):
+            x = formats.wrap32(a << (neuron.spike_exp + neuron.state_exp))
+            sent, self.residue = step_delta(neuron, x, self.v, self.residue)
+            self.u = self.v = x
+            return sent
+        self.u = formats.wrap32(self.u + a)
+        if isinstance(neuron, Sigma):
+            self.v = self.u
+            return self.u
+        x = formats.wrap32(self.u + self.bias)
+        x = np.maximum(x, 0) if neuron.activation == "relu" else x
+        sent, self.residue = step_delta(neuron, x, self.v, self.residue)
+        self.v = x
+        return sent
 
 
 def convolve(synapse: Conv, x: NDArray[np.int64]) -> NDArray[np.int64]:

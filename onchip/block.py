@@ -231,6 +231,9 @@ def build(network: Network, x: NDArray[Any], mode: Mode, rule: Rule) -> Block:
 def _check_shape(network: Network, mode: Mode) -> None:
     if not network.is_chain:
         raise LearningError("a network with branches or recurrence cannot learn on the chip yet")
+    for name, layer in zip(network.names, network.layers, strict=True):
+        if not isinstance(layer.neuron, Neuron) or layer.neuron.reset != "hard":
+            raise LearningError(f"layer {name}: learning needs Lava's LIF neurons (hard reset)")
     needed = 1 if mode == "readout" else 2
     if len(network.layers) < needed:
         raise LearningError(

@@ -11,9 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from loihi import Conv, Dense, Inject, Network, Neuron, lava_compat
+from loihi import (
+    Conv,
+    Delta,
+    Dense,
+    Inject,
+    Network,
+    Neuron,
+    Resonator,
+    Sigma,
+    SigmaDelta,
+    lava_compat,
+)
 from loihi.formats import weight_format
 from loihi.network import Shape
+from loihi.neurons import AnyNeuron
 from loihi.reference import Trace
 
 NEVER = 1 << 17  # what netx takes for a threshold that no v reaches
@@ -93,6 +105,65 @@ def step_neuron(
     a_in.send(a)
     model.run_spk()
     return model.u, model.v, s_out.recv()
+
+
+def run_neurons(neuron: AnyNeuron, a: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is sent, u and v (as :class:`loihi.reference.Trace` says) at each of ``[T, …]`` steps.
+
+    a: input ``[T, units]``; of resonators ``[T, 2, units]``.
+    """
+    lava_compat.install(netx_only=True)
+    from lava.proc.rf.models import PyRFModelFixed
+    from lava.proc.rf.process import RF
+    from lava.proc.rf_iz.models import PyRF_IZModelFixed
+    from lava.proc.rf_iz.process import RF_IZ
+    from lava.proc.sdn import models, process
+
+    shape, s_out = a.shape[-1:], Wire(np.int32)
+    wires = {"s_out": s_out, "a_in": Wire(np.int32)}
+    exps = {name: getattr(neuron, name, 0) for name in ("spike_exp", "state_exp")}
+    kind: Any
+    if isinstance(neuron, Delta):
+        kind, made = models.PyDeltaModelFixed, process.Delta(shape=shape, vth=neuron.vth, **exps)
+        states = ("act", "act")
+    elif isinstance(neuron, SigmaDelta):
+        kind = models.PySigmaDeltaModelFixed
+        made = process.SigmaDelta(
+            shape=shape,
+            vth=neuron.vth,
+            bias=np.broadcast_to(neuron.bias, shape),
+            act_mode=process.ActivationMode[neuron.activation.upper()],
+            **exps,
+        )
+        states = ("sigma", "act")
+    elif isinstance(neuron, Sigma):
+        kind, made, states = (
+            models.PySigmaModelFixed,
+            process.Sigma(shape=shape),
+            ("sigma", "sigma"),
+        )
+    else:
+        assert isinstance(neuron, Resonator)
+        phase = neuron.spikes == "phase"
+        kind, proc = (PyRFModelFixed, RF) if phase else (PyRF_IZModelFixed, RF_IZ)
+        made = proc(shape=shape, period=9.0, alpha=0.1, state_exp=6, decay_bits=12, vth=neuron.vth)
+        made.sin_decay.init, made.cos_decay.init = neuron.sin, neuron.cos
+        wires = {"s_out": s_out, "a_real_in": Wire(np.int32), "a_imag_in": Wire(np.int32)}
+        states = ("real", "imag")
+    model = _build(kind, made, **wires)
+    found: list[list[np.ndarray]] = [[], [], []]
+    inputs = [wire for name, wire in wires.items() if name != "s_out"]
+    for t, now in enumerate(a, start=1):
+        for wire, part in zip(inputs, now.reshape(len(inputs), *shape), strict=True):
+            wire.send(part)
+        model.time_step = t
+        model.run_spk()
+        for rows, value in zip(
+            found, (s_out.recv(), *(getattr(model, s) for s in states)), strict=True
+        ):
+            rows.append(np.array(value))
+    sent, u, v = (np.stack(rows) for rows in found)
+    return sent, u, v
 
 
 def _turned(image: np.ndarray) -> np.ndarray:

@@ -6,7 +6,21 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from loihi import INTEGRATOR, Conv, Dense, Edge, Encoding, Inject, Layer, Network, Neuron
+from loihi import (
+    INTEGRATOR,
+    Conv,
+    Delta,
+    Dense,
+    Edge,
+    Encoding,
+    Inject,
+    Layer,
+    Network,
+    Neuron,
+    Resonator,
+    Sigma,
+    SigmaDelta,
+)
 from loihi.network import NetworkError
 
 # Each draw is a list of values that hypothesis can shrink towards its first entry.
@@ -32,8 +46,13 @@ def weights(draw: st.DrawFn, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @st.composite
-def neurons(draw: st.DrawFn, shape: tuple[int, ...], may_integrate: bool = False) -> Neuron:
-    """Neurons of any decay and threshold, with no bias, one, one a channel, or one a neuron."""
+def neurons(
+    draw: st.DrawFn, shape: tuple[int, ...], may_integrate: bool = False, soft: bool = False
+) -> Neuron:
+    """Neurons of any decay and threshold, with no bias, one, one a channel, or one a neuron.
+
+    soft: their reset may be either.
+    """
     if may_integrate and draw(st.booleans()):
         return INTEGRATOR
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -41,11 +60,44 @@ def neurons(draw: st.DrawFn, shape: tuple[int, ...], may_integrate: bool = False
     size = draw(st.sampled_from([(), shape[:1], shape]))
     bias = rng.integers(-reach, reach + 1, size) if reach else 0
     exponent = draw(st.sampled_from([6, 0, 3, 7]))
-    return Neuron(draw(DECAYS), draw(DECAYS), draw(THRESHOLDS), bias, exponent)
+    reset = draw(st.sampled_from(["hard", "soft"])) if soft else "hard"
+    return Neuron(draw(DECAYS), draw(DECAYS), draw(THRESHOLDS), bias, exponent, reset)
+
+
+EXPONENTS = st.sampled_from([6, 0, 1, 7])
 
 
 @st.composite
-def networks(draw: st.DrawFn, delays: bool = True, max_layers: int = 3) -> Network:
+def graded_neurons(
+    draw: st.DrawFn, shape: tuple[int, ...], first: bool = False, last: bool = False
+) -> Delta | SigmaDelta | Sigma:
+    """Of a sigma-delta network: its input's, a hidden layer's or its last."""
+    vth = draw(st.sampled_from([0, 1, 3, 200, 131071]))
+    if first:
+        return Delta(vth, draw(EXPONENTS), draw(EXPONENTS))
+    if last and draw(st.booleans()):
+        return Sigma()
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    reach = draw(st.sampled_from([0, 3, 1000, 131071]))
+    size = draw(st.sampled_from([(), shape[:1], shape]))
+    bias = rng.integers(-reach, reach + 1, size) if reach else 0
+    activation = draw(st.sampled_from(["relu", "unit"]))
+    return SigmaDelta(vth, bias, activation, draw(EXPONENTS), draw(EXPONENTS))
+
+
+RESONATORS = st.builds(
+    Resonator,
+    st.sampled_from([0, 1, 100, 131071]),
+    st.integers(-4096, 4096),
+    st.integers(-4096, 4096),
+    st.sampled_from(["phase", "izhikevich"]),
+)
+
+
+@st.composite
+def networks(
+    draw: st.DrawFn, delays: bool = True, max_layers: int = 3, soft: bool = False
+) -> Network:
     """A chain of up to ``max_layers`` layers on a small image or vector."""
     steps = draw(st.integers(1, 8))
     image = draw(st.booleans())
@@ -56,7 +108,7 @@ def networks(draw: st.DrawFn, delays: bool = True, max_layers: int = 3) -> Netwo
     )
     input_shape, layers = shape, []
     if draw(st.booleans()):
-        layers.append(Layer(Inject(), draw(neurons(shape))))
+        layers.append(Layer(Inject(), draw(neurons(shape, soft=soft))))
     count = draw(st.integers(1, max_layers))
     for index in range(count):
         synapse: Conv | Dense
@@ -84,7 +136,7 @@ def networks(draw: st.DrawFn, delays: bool = True, max_layers: int = 3) -> Netwo
                 delay = rng.integers(0, draw(st.sampled_from([2, 5, 63])), (out, features))
             synapse = Dense(draw(weights((out, features))), delay)
         shape = synapse.output_shape(shape)
-        layers.append(Layer(synapse, draw(neurons(shape, may_integrate=index == count - 1))))
+        layers.append(Layer(synapse, draw(neurons(shape, index == count - 1, soft))))
     readout = (
         "membrane"
         if layers[-1].neuron.vth is None
@@ -110,7 +162,9 @@ def payloads(draw: st.DrawFn, network: Network, samples: int = 3) -> np.ndarray:
 
 
 @st.composite
-def graphs(draw: st.DrawFn, delays: bool = True, max_layers: int = 5) -> Network:
+def graphs(
+    draw: st.DrawFn, delays: bool = True, max_layers: int = 5, soft: bool = False
+) -> Network:
     """Layers that feed each other in any way that their shapes allow: branches that are added,
     further synapses, carried inputs, loops, and the input wherever it fits."""
     steps = draw(st.integers(1, 6))
@@ -161,7 +215,7 @@ def graphs(draw: st.DrawFn, delays: bool = True, max_layers: int = 5) -> Network
         layers.append(
             Layer(
                 first[0],
-                draw(neurons(shape, may_integrate=index == count - 1)),
+                draw(neurons(shape, index == count - 1, soft)),
                 first[1],
                 tuple(Edge(*edge) for edge in more if edge is not None),
                 carry,

@@ -135,6 +135,46 @@ def test_pilotnet(simulate: Simulator, netx_files: Path) -> None:
             np.testing.assert_array_equal(found, theirs, err_msg=f"{state} of {name}")
 
 
+def _sdnn(netx_files: Path, steps: int) -> tuple[Network, np.ndarray]:
+    """PilotNet of sigma-delta neurons, and an image that stays."""
+    folder = netx_files / "gts" / "pilotnet_sdnn"
+    network = netx.read(folder / "network.net")
+    network = replace(network, encoding=replace(network.encoding, time_steps=steps))
+    image = np.load(folder / "input.npy")[..., 0].transpose(2, 1, 0).astype(np.int16)
+    return network, np.broadcast_to(image, (steps, 1, *image.shape))
+
+
+def test_sigma_delta_pilotnet_in_hardware_time(netx_files: Path) -> None:
+    """What the input sends, σ of two layers over 20 steps, and all that leaves the last in nine."""
+    folder = netx_files / "gts" / "pilotnet_sdnn"
+    network, x = _sdnn(netx_files, 20)
+    trace = reference.stream(network, x, record=STATES)
+    np.testing.assert_array_equal(lava_order(trace.spikes[0]), np.load(folder / "act0.npy"))
+    for index in (1, 2):
+        truth = np.load(folder / f"sigma{index}.npy")
+        np.testing.assert_array_equal(lava_order(trace.u[index]), truth)
+    output = np.load(folder / "output.npy")
+    np.testing.assert_array_equal(last_axis(trace.spikes[-1])[:, :9], output)
+    assert output[0, -1] == -31026
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("simulate", SIMULATORS)
+def test_sigma_delta_pilotnet(simulate: Simulator, netx_files: Path) -> None:
+    """In local time, as far as Intel's numbers reach."""
+    folder = netx_files / "gts" / "pilotnet_sdnn"
+    network, x = _sdnn(netx_files, 12)
+    trace = simulate(network, x, STATES)
+    np.testing.assert_array_equal(
+        lava_order(trace.spikes[0]), np.load(folder / "act0.npy")[..., :12]
+    )
+    for index in (1, 2):
+        truth = np.load(folder / f"sigma{index}.npy")[..., index : index + 12]
+        np.testing.assert_array_equal(lava_order(trace.u[index]), truth)
+    output = np.load(folder / "output.npy")
+    np.testing.assert_array_equal(last_axis(trace.spikes[-1])[:, 0], output[:, 8])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("simulate", "steps"),

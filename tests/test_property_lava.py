@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from random_networks import DECAYS, THRESHOLDS, networks, payloads
+from random_networks import (
+    DECAYS,
+    RESONATORS,
+    THRESHOLDS,
+    graded_neurons,
+    networks,
+    payloads,
+)
 
-from loihi import Conv, Dense, Encoding, Layer, Network, Neuron, reference
+from loihi import Conv, Dense, Encoding, Inject, Layer, Network, Neuron, Resonator, reference
+from loihi.neurons import AnyNeuron
 
 pytestmark = [pytest.mark.lava, pytest.mark.exactness]
 STATES = ("spikes", "u", "v")
@@ -83,6 +91,40 @@ def test_v_has_to_exceed_the_threshold(vth: int) -> None:
     zero = np.zeros(3, dtype=np.int64)
     assert lava_models.step_neuron(neuron, zero, zero, v)[2].tolist() == [0, 0, 1]
     assert reference.step_neuron(neuron, zero, zero, v, zero)[2].tolist() == [0, 0, 1]
+
+
+def _assert_same_neurons(neuron: AnyNeuron, a: np.ndarray) -> None:
+    """Input ``[T, units]``, of resonators ``[T, 2, units]``, into the neurons alone."""
+    import lava_models
+
+    state = reference._State(Layer(Inject(), neuron), a.shape[-1:], 1)
+    rows = []
+    for now in a.astype(np.int64):
+        sent = state._neurons(neuron, now[..., None, :] if now.ndim == 2 else now[None])
+        rows.append([sent[0], state.u[0], state.v[0]])
+    ours = (np.stack(column) for column in zip(*rows, strict=True))
+    lavas = lava_models.run_neurons(neuron, a)
+    for name, mine, its in zip(("sent", "u", "v"), ours, lavas, strict=True):
+        np.testing.assert_array_equal(mine, its, err_msg=name)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_sigma_delta_neurons(data: st.DataObject) -> None:
+    """Messages, σ and activation over time, 32 bits overflowing."""
+    neuron = data.draw(graded_neurons((5,), data.draw(st.booleans()), data.draw(st.booleans())))
+    reach = data.draw(st.sampled_from([9, 300, 2**20, 2**31]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    a = rng.integers(-reach, reach, (9, 5))
+    _assert_same_neurons(neuron, a)
+
+
+@settings(max_examples=200, deadline=None)
+@given(RESONATORS, st.sampled_from([9, 300, 2**17]), st.integers(0, 2**32 - 1))
+def test_resonators(neuron: Resonator, reach: int, seed: int) -> None:
+    """Real and imaginary part and spikes over time, clipped at 24 bits."""
+    a = np.random.default_rng(seed).integers(-reach, reach, (12, 2, 5))
+    _assert_same_neurons(neuron, a)
 
 
 @pytest.mark.parametrize("payload", [255, -256])

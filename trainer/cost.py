@@ -489,7 +489,8 @@ def of_frozen(network: loihi.Network) -> tuple[Layer, ...]:
             [
                 synapse.weight.size
                 for synapse, _ in network.synapses(index)
-                if not isinstance(synapse, loihi.Inject) and not _averages(synapse)
+                if isinstance(synapse, loihi.Dense)
+                or (isinstance(synapse, loihi.Conv) and not _averages(synapse))
             ],
         )
         for index, shape in enumerate(network.shapes)
@@ -517,9 +518,9 @@ def _layer(shape: Shape, weights: Sequence[int]) -> Layer:
     return Layer(kind, sum(weights), math.prod(shape), shape[0])
 
 
-def _averages(synapse: loihi.Dense | loihi.Conv) -> bool:
-    out, *rest = synapse.weight.shape
-    alone = len(rest) == 3 and rest[0] == 1 and getattr(synapse, "groups", 1) == out
+def _averages(synapse: loihi.Conv) -> bool:
+    out, per_group, *_ = synapse.weight.shape
+    alone = per_group == 1 and synapse.groups == out
     return alone and bool((synapse.weight == synapse.weight.flat[0]).all())
 
 
