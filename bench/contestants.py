@@ -141,7 +141,7 @@ class Problem:
                 weight = grid.weight(synapse.weight).detach().clone()
                 window = (0, 0)
                 if isinstance(synapse, Conv):
-                    window = (weight.shape[-1], synapse.padding)
+                    window = (weight.shape[-1], synapse.padding[0])
                 found.append(Piece(weight, *window, threshold, keep))
         return found
 

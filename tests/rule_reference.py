@@ -26,7 +26,7 @@ from trainer.layers import AvgPool, BatchNorm, Conv, Layer, PooledDense, WeightN
 from trainer.models import SpikingNetwork
 from trainer.zoo import build
 
-TOLERANCE = 1e-12
+TOLERANCE = 1e-11
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -81,7 +81,8 @@ class Numbers:
             blocks = x.unfold(2, k, k).unfold(3, k, k)
             return blocks.sum((-1, -2)) * w
         if isinstance(synapse, Conv):
-            return F.conv2d(x, w, stride=synapse.stride, padding=synapse.padding)
+            how = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
+            return F.conv2d(x, w, None, *how)
         if isinstance(synapse, PooledDense):
             return x.sum((2, 3)) @ w.T
         return x.flatten(1) @ w.T
@@ -104,7 +105,7 @@ def spike(m: Tensor, theta: Tensor, layer: Layer) -> Tensor:
         "exponential": torch.exp(-abs(distance) / width) / width,
         "sigmoid": torch.sigmoid(distance / width) * torch.sigmoid(-distance / width) / width,
     }[n.surrogate.shape]
-    above = sg(m) >= sg(theta) if n.form.name in "AB" else sg(m) > sg(theta)
+    above = sg(m) >= sg(theta) if n.form.name in ("A", "B") else sg(m) > sg(theta)
     linear = slope / unit * (m - theta)
     return above.double() + (linear - sg(linear))
 
@@ -161,8 +162,9 @@ def reference(
             gone = sg(before_s) if mode != "full" else before_s
             old = sg(before_m) if whole else before_m
             theta = sg(n.theta) if fresh else n.theta
-            if form == "A":
-                new = n.alpha * (old - theta * gone) + i
+            if form in ("A", "soft"):
+                kept = n.alpha * (old - theta * gone)
+                new = (through(torch.trunc(kept), kept) if form == "soft" else kept) + i
             elif form == "B":
                 new = n.alpha * old - theta * gone + i
             else:
@@ -268,6 +270,7 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], only: str = "") -> 
 SHAPES = {
     "dense": ("9-8", (7,)),
     "conv": ("4c3p1-2a-5c3s2-6", (2, 6, 6)),
+    "grouped": ("4c3x2p1x0s1x2-6c1x2p0x1d1x2g2-6", (2, 6, 6)),
     "recurrent": ("8r-7", (7,)),
     "sew": ("sew_resnet18/32", (1, 8, 8)),
     "preact": ("preact_resnet18/32", (1, 8, 8)),

@@ -46,7 +46,7 @@ from trainer.rules import sltt as sltt_module
 from trainer.rules import stop as stop_module
 from trainer.traces import LayerTraces
 
-FORMS = ("A", "B", "chip", "hard")
+FORMS = ("A", "B", "chip", "soft", "hard")
 STEPS = 5
 FEWER = {"sew": 3, "preact": 3}
 """Steps of the structures that are twenty layers deep."""
@@ -171,7 +171,7 @@ def test_stop_equals_its_graph(structure: str, form: str, du: float) -> None:
     same(by_rule(net, STOP(per_synapse=True), x, y), reference(net, x, y, "traces"))
 
 
-@pytest.mark.parametrize("form", ["A", "B"])
+@pytest.mark.parametrize("form", ["A", "B", "soft"])
 def test_soft_resets_need_no_trace_per_synapse(form: str) -> None:
     net = network_of("conv", form)
     x, y = batch_for(net, STEPS)

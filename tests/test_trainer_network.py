@@ -64,6 +64,10 @@ def assert_same_as_chip(network: SpikingNetwork, x: np.ndarray) -> None:
         ("4c3p1-2a-6c3-2a-24", {}),
         ("4c3p1-2a-6c3-2a-24", {"bias": True, "du": 2500.0}),
         ("lenet", {"bias": True, "readout": "spikes"}),
+        ("48-32", {"bias": True, "neuron": "soft", "dv": 300.0, "readout": "spikes"}),
+        ("4c3p1-2a-6c3-2a-24", {"bias": True, "du": 2500.0, "neuron": "soft", "dv": 40.0}),
+        ("6c3x2p1x0s2x1-9c2x1p1d2x1g3", {"bias": True}),
+        ("16r-8r", {"neuron": "soft"}),
     ],
 )
 @pytest.mark.parametrize("kind", ["graded", "rate", "latency"])
@@ -81,11 +85,14 @@ def test_forward_is_the_chip_on_events() -> None:
 
 
 @pytest.mark.exactness
+@pytest.mark.parametrize("neuron", ["chip", "soft"])
 @pytest.mark.parametrize("du", [4096.0, 700.0])
-def test_forward_wraps_and_clips_as_the_chip(du: float) -> None:
+def test_forward_wraps_and_clips_as_the_chip(du: float, neuron: str) -> None:
     """Payloads of 255 into weights of 254: the current wraps at 24 bits, the membrane clips."""
     x = np.random.default_rng(1).integers(0, 256, (16, 784))
-    network = drawn("24", (784,), Encoding("graded", 6, (0, 255), 0.0, 255.0), x, du=du)
+    network = drawn(
+        "24", (784,), Encoding("graded", 6, (0, 255), 0.0, 255.0), x, du=du, neuron=neuron
+    )
     with torch.no_grad():
         first = network.chain[0].synapse.weight
         assert isinstance(first, torch.Tensor)
@@ -166,7 +173,7 @@ def test_project_brings_parameters_back() -> None:
 
 
 def test_soft_resets_do_not_freeze() -> None:
-    with pytest.raises(PumiceError, match="hard reset"):
+    with pytest.raises(PumiceError, match=r"on the chip's grid"):
         build("8", (4,), 3, GRADED, neuron="A").freeze()
 
 

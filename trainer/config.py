@@ -44,9 +44,10 @@ class TrainConfig:
     time_steps: T, steps a sample lasts.
     encoding: ``graded``, ``rate``, ``latency`` or ``events``.
     payload: the largest payload of ``graded`` and ``events`` (1..255); the smallest is 0.
-    neuron: ``chip`` (hard reset, on the grid); ``hard``, the same in real numbers; or soft reset,
-        ``A`` and ``B`` (:mod:`trainer.neurons`). Only ``chip`` can be frozen and exported.
-    per_neuron: a threshold and a leak for every neuron, for targets that hold them; not ``chip``.
+    neuron: ``chip`` (hard reset) and ``soft`` (soft reset), on the grid; ``hard``, ``A`` and ``B``,
+        in real numbers (:mod:`trainer.neurons`). Only those on the grid can be frozen and exported.
+    per_neuron: a threshold and a leak for every neuron, for targets that hold them; in real
+        numbers only.
     norm: ``none``, weight standardisation ``ws``, batch norm ``bn``; empty: the model's own.
     readout: ``membrane`` (an integrator adds up the last synapse's input) or ``spikes``.
     epochs: passes through the training data.
@@ -123,10 +124,10 @@ class TrainConfig:
         for name, low, high in _RANGES:
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} is {getattr(self, name)}: use {low}..{high}")
-        if self.per_neuron and self.neuron == "chip":
+        if self.per_neuron and self.neuron in ("chip", "soft"):
             raise ConfigError(
-                "per_neuron with neuron 'chip': Loihi's and Lava's LIF hold one threshold and one "
-                "leak a layer; use neuron hard, A or B"
+                f"per_neuron with neuron {self.neuron!r}: Loihi's and Lava's LIF hold one "
+                "threshold and one leak a layer; use neuron hard, A or B"
             )
         if min(self.hidden, default=1) < 1:
             raise ConfigError(f"hidden is {list(self.hidden)}: layers have at least one neuron")
@@ -197,7 +198,7 @@ _CHOICES = {
     "update": ("interval", "batch"),
     "classifiers": ("trainable", "random"),
     "loss": ("cross_entropy", "mse", "mixed"),
-    "neuron": ("chip", "hard", "A", "B"),
+    "neuron": ("chip", "soft", "hard", "A", "B"),
     "norm": ("", "none", "ws", "bn"),
     "precision": ("float32", "tf32"),
 }

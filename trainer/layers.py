@@ -27,6 +27,7 @@ from trainer.shared import Shared
 from trainer.traces import LayerTraces, Trace, traced_spike
 
 Shape = tuple[int, ...]
+Pair = tuple[int, int]
 
 POOL_WEIGHT = 64
 """Every weight of an average pooling: a power of two, so that a sum of spikes scales exactly."""
@@ -201,33 +202,52 @@ class Dense(Synapse):
 
 
 class Conv(Synapse):
-    """Convolution with a square kernel, zero padded."""
+    """Convolution, zero padded.
+
+    kernel, padding, stride, dilation: one number, or (vertical, horizontal). groups: channels in
+    as many parts, each with its own kernels.
+    """
 
     def __init__(
-        self, shape: Shape, out: int, kernel: int, padding: int = 0, stride: int = 1
+        self,
+        shape: Shape,
+        out: int,
+        kernel: int | Pair,
+        padding: int | Pair = 0,
+        stride: int | Pair = 1,
+        dilation: int | Pair = 1,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         if len(shape) != 3:
             raise ModelError(f"a convolution needs images (C, H, W), what it gets is {shape}")
-        channels, height, width = shape
-        self.padding, self.stride = padding, stride
-        self.output_shape = (
-            out,
-            (height + 2 * padding - kernel) // stride + 1,
-            (width + 2 * padding - kernel) // stride + 1,
+        channels, *size = shape
+        if channels % groups or out % groups:
+            raise ModelError(f"{channels} channels to {out} do not divide into {groups} groups")
+        self.kernel, self.padding, self.stride, self.dilation = (
+            (x, x) if isinstance(x, int) else x for x in (kernel, padding, stride, dilation)
         )
-        if min(height, width) + 2 * padding < kernel:
-            raise ModelError(f"a {kernel}x{kernel} kernel does not fit {height}x{width} pixels")
-        self.fan_in = channels * kernel**2
-        self.weight = nn.Parameter(torch.empty(out, channels, kernel, kernel))
+        self.groups = groups
+        reach = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
+        padded = [n + 2 * p for n, p in zip(size, self.padding, strict=True)]
+        if any(n < r for n, r in zip(padded, reach, strict=True)):
+            words = "x".join(map(str, reach))
+            raise ModelError(f"a {words} kernel does not fit {size[0]}x{size[1]} pixels")
+        image = ((n - r) // s + 1 for n, r, s in zip(padded, reach, self.stride, strict=True))
+        self.output_shape = (out, *image)
+        self.fan_in = channels // groups * math.prod(self.kernel)
+        self.weight = nn.Parameter(torch.empty(out, channels // groups, *self.kernel))
 
     def plain(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.conv2d(x, weight, stride=self.stride, padding=self.padding)
+        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def patches(self, x: Tensor) -> Tensor:
-        kernel = self.weight.shape[-1]
-        columns = F.unfold(x, kernel, padding=self.padding, stride=self.stride)
-        return columns.transpose(1, 2)[:, None]
+        columns = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        if self.groups == 1:
+            return columns.transpose(1, 2)[:, None]
+        # Each output channel sees its own group's.
+        parts = columns.unflatten(1, (self.groups, -1)).transpose(2, 3)
+        return parts.repeat_interleave(self.output_shape[0] // self.groups, dim=1)
 
     def spread(self, keep: Tensor) -> Tensor:
         return keep.flatten(2)[..., None]
@@ -237,8 +257,8 @@ class Conv(Synapse):
     ) -> tuple[Tensor, Tensor]:
         def backward(message: Tensor, mask: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
             of_x, of_w, _ = torch.ops.aten.convolution_backward(
-                delta, message, weight, None, [self.stride] * 2, [self.padding] * 2, [1, 1],
-                False, [0, 0], 1, [*mask, False],
+                delta, message, weight, None, self.stride, self.padding, self.dilation,
+                False, [0, 0], self.groups, [*mask, False],
             )  # fmt: skip
             return of_x, of_w
 
@@ -251,7 +271,7 @@ class Conv(Synapse):
 
     def freeze(self) -> loihi.Conv:
         weight = _integers(grid.weight(self.folded()[0]))
-        return loihi.Conv(weight, padding=self.padding, stride=self.stride)
+        return loihi.Conv(weight, self.stride, self.padding, self.dilation, self.groups)
 
 
 class _SumPool(torch.autograd.Function):
@@ -621,7 +641,7 @@ class Layer(nn.Module):
     def freeze(self, offset: Tensor | None = None) -> loihi.Layer:
         """The layer in integers. offset: what batch norms add to the bias, in weight units."""
         if not self.on_grid:
-            raise ModelError("only neurons on the chip's grid (hard reset) can be frozen")
+            raise ModelError("only neurons on the chip's grid (chip, soft) can be frozen")
         more = tuple(loihi.Edge(link.synapse.freeze(), link.sources) for link in self.links)
         synapse = self.synapse.freeze()
         n = self.neurons
@@ -636,6 +656,7 @@ class Layer(nn.Module):
             vth=int(grid.threshold(n.vth)),
             bias=0 if bias is None else _integers(grid.bias(bias)),
             bias_exp=grid.BIAS_EXP,
+            reset="soft" if n.form.name == "soft" else "hard",
         )
         return loihi.Layer(synapse, neuron, self.sources, more, self.carry)
 

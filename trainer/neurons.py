@@ -6,6 +6,7 @@ state is what the neuron had *before its reset*; the reset is part of the next s
     form A   m[t] = α (m[t-1] − θ s[t-1]) + i[t]        s[t] = [m[t] ≥ θ]   SLTT Eqs 2, 3
     form B   m[t] = α m[t-1] − θ s[t-1] + i[t]          s[t] = [m[t] ≥ θ]   TT-LBP Eq 1
     chip     m[t] = clip(⌊α m[t-1] (1 − s[t-1])⌉₀ + i[t])   s[t] = [m[t] > θ]   Lava's LIF
+    soft     m[t] = clip(⌊α (m[t-1] − θ s[t-1])⌉₀ + i[t])   s[t] = [m[t] > θ]   form A on the grid
     hard     the chip's without clip and rounding: what the grid costs is the difference
 
 with α the part of the membrane that is kept, θ the threshold, ⌊·⌉₀ rounding towards zero. Between
@@ -92,6 +93,7 @@ class FormA:
     """``m = α (m − θ s) + i``, ``s = [m ≥ θ]``: soft reset inside the leak (SLTT Eq 2)."""
 
     name = "A"
+    on_grid = False
 
     @staticmethod
     def integrate(i: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor) -> Tensor:
@@ -137,6 +139,22 @@ class FormB(FormA):
         )
 
 
+class Soft(FormA):
+    """``m = clip(⌊α (m − θ s)⌉₀ + i)``, ``s = [m > θ]``: form A in the chip's integers."""
+
+    name = "soft"
+    on_grid = True
+
+    @staticmethod
+    def integrate(i: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor) -> Tensor:
+        limit = formats.STATE_MAX - 1
+        return truncated(torch.addcmul(m, theta, s, value=-1), alpha).add_(i).clamp_(-limit, limit)
+
+    @staticmethod
+    def fires(m: Tensor, theta: Tensor) -> Tensor:
+        return m > theta
+
+
 class Chip:
     """``m = clip(⌊α m (1 − s)⌉₀ + i)``, ``s = [m > θ]``: hard reset, Lava's integers.
 
@@ -144,6 +162,7 @@ class Chip:
     """
 
     name = "chip"
+    on_grid = True
 
     @staticmethod
     def integrate(i: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor) -> Tensor:
@@ -174,6 +193,7 @@ class Hard(Chip):
     """``m = α m (1 − s) + i``, ``s = [m > θ]``: the chip's neuron in real numbers."""
 
     name = "hard"
+    on_grid = False
 
     @staticmethod
     def integrate(i: Tensor, m: Tensor, s: Tensor, theta: Tensor, alpha: Tensor) -> Tensor:
@@ -181,7 +201,7 @@ class Hard(Chip):
 
 
 Form = FormA | FormB | Chip
-FORMS: dict[str, Form] = {"chip": Chip(), "hard": Hard(), "A": FormA(), "B": FormB()}
+FORMS: dict[str, Form] = {form.name: form for form in (Chip(), Soft(), Hard(), FormA(), FormB())}
 
 
 def truncated(x: Tensor, alpha: Tensor) -> Tensor:
@@ -300,7 +320,7 @@ def step(
 ) -> tuple[Tensor, Tensor]:
     """Membrane (before its reset) and spikes after one step with the current ``i``.
 
-    i, before: ``[N, *shape]``; for ``chip`` integers in register units.
+    i, before: ``[N, *shape]``; on the grid integers in register units.
     alpha, theta: the kept part of the membrane and the threshold, in i's unit; scalars, or one a
         neuron, ``shape``.
     """
@@ -353,7 +373,7 @@ def _wrap24(u: Tensor) -> Tensor:
 class Neurons(nn.Module):
     """A layer's neurons: their parameters, and the step with these.
 
-    form ``chip``: parameters are in the chip's units, on its grid in the forward pass:
+    form ``chip``, ``soft``: parameters are in the chip's units, on its grid in the forward pass:
         ``vth`` threshold mantissa (1..131071), ``dv`` membrane decay and ``du`` current decay
         (0..4096), ``bias`` mantissas (−4096..4095), one a channel or feature.
     form ``hard``, ``A``, ``B``: ``vth`` is θ, ``dv`` is 4096 (1 − α), ``bias`` is added to the
@@ -401,7 +421,7 @@ class Neurons(nn.Module):
     @property
     def on_grid(self) -> bool:
         """Whether the neurons compute the chip's integers."""
-        return self.form.name == "chip"
+        return self.form.on_grid
 
     def thresholds(self) -> Tensor:
         """θ in the current's unit."""

@@ -99,7 +99,7 @@ class LayerTraces:
         self.bias.update(one, self.keep, None)
         if not self.tracing.neurons:
             return
-        if name == "A":
+        if name in ("A", "soft"):
             past = torch.zeros_like(m) if self.theta is None else self.theta
             self.theta, drive = alpha * (past - s), m - theta * s
         elif name == "B":

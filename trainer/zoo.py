@@ -35,7 +35,7 @@ from trainer.layers import (
     Synapse,
 )
 from trainer.models import INPUT, SpikingNetwork
-from trainer.neurons import Neurons
+from trainer.neurons import FORMS, Neurons
 from trainer.surrogates import Surrogate
 
 CHAINS = {
@@ -52,9 +52,10 @@ NORMS = {"vgg11": "bn", "vgg11_ws": "ws", "sew_resnet18": "bn", "preact_resnet18
 SMALL_LENET = "16c3p1-2a-32c3p1-2a-128"
 """LeNet for images too small for two unpadded 5x5 convolutions."""
 
+_PAIR = r"\d+(x\d+)?"
 _TOKEN = re.compile(
-    r"(?P<dense>\d+)(?P<loop>r)?|(?P<conv>\d+)c(?P<kernel>\d+)(p(?P<pad>\d+))?(s(?P<stride>\d+))?"
-    r"|(?P<pool>\d+)a|(?P<ga>ga)"
+    rf"(?P<dense>\d+)(?P<loop>r)?|(?P<conv>\d+)c(?P<kernel>{_PAIR})(p(?P<pad>{_PAIR}))?"
+    rf"(s(?P<stride>{_PAIR}))?(d(?P<dilation>{_PAIR}))?(g(?P<groups>\d+))?|(?P<pool>\d+)a|(?P<ga>ga)"
 )
 _LARGE = 64
 """Images from this many pixels begin with a stride of 4, as ImageNet's do."""
@@ -80,7 +81,7 @@ class Builder:
 
     @property
     def on_grid(self) -> bool:
-        return self.form == "chip"
+        return FORMS[self.form].on_grid
 
     def shape(self, source: int) -> Shape:
         """What a layer, or the input (−1), sends."""
@@ -136,13 +137,20 @@ class Builder:
     def token(self, token: str) -> int:
         """A layer of an architecture's text, after the last one."""
         sizes = _sizes(token)
-        if "dense" in sizes:
-            return self.add(lambda s: Dense(s, sizes["dense"]), loop="loop" in sizes)
-        if "pool" in sizes:
-            return self.add(lambda s: AvgPool(s, sizes["pool"]))
+        one = {name: size[0] for name, size in sizes.items()}
+        if "dense" in one:
+            return self.add(lambda s: Dense(s, one["dense"]), loop="loop" in one)
+        if "pool" in one:
+            return self.add(lambda s: AvgPool(s, one["pool"]))
         return self.add(
             lambda s: Conv(
-                s, sizes["conv"], sizes["kernel"], sizes.get("pad", 0), sizes.get("stride", 1)
+                s,
+                one["conv"],
+                sizes["kernel"],
+                sizes.get("pad", 0),
+                sizes.get("stride", 1),
+                sizes.get("dilation", 1),
+                one.get("groups", 1),
             )
         )
 
@@ -151,12 +159,17 @@ class Builder:
         return lambda shape: Conv(shape, out, kernel, kernel // 2, stride)
 
 
-def _sizes(token: str) -> dict[str, int]:
+def _sizes(token: str) -> dict[str, tuple[int, int]]:
+    """What a layer's text says, by the names of its parts; (vertical, horizontal)."""
     found = _TOKEN.fullmatch(token)
     if found is None:
-        raise ModelError(f"layer {token!r} is none of 128, 128r, 8c5p2s1, 2a, ga")
-    sizes = {k: int(v) if v.isdigit() else 1 for k, v in found.groupdict().items() if v is not None}
-    if min(n for name, n in sizes.items() if name != "pad") < 1:
+        raise ModelError(f"layer {token!r} is none of 128, 128r, 8c5p2s1, 8c5x3p2x1s2d2g4, 2a, ga")
+    sizes = {}
+    for name, text in found.groupdict().items():
+        if text is not None:
+            down, _, across = text.partition("x")
+            sizes[name] = (int(down), int(across or down)) if down.isdigit() else (1, 1)
+    if min(min(size) for name, size in sizes.items() if name != "pad") < 1:
         raise ModelError(f"layer {token!r}: sizes start at 1")
     return sizes
 
@@ -295,7 +308,8 @@ def build(
     model: a name, or an architecture.
     input_shape: ``(features,)`` or ``(C, H, W)``. Networks of dense layers only take it flat.
     classes: neurons of the last layer.
-    neuron: ``chip`` (hard reset, on the grid), or the soft-reset forms ``A`` and ``B``.
+    neuron: ``chip`` and ``soft`` (hard and soft reset, on the grid), or in real numbers ``hard``,
+        ``A`` and ``B``: see :mod:`trainer.neurons`.
     norm: ``none``, ``ws``, ``bn``; empty: the model's own.
     per_neuron: a threshold and a leak for every neuron, for targets that hold them (not Loihi).
     block: a local classifier after every so many layers with weights (behind their pooling), but
