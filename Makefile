@@ -30,7 +30,7 @@ PYTEST_ARGS ?=
 export PUMICE_REQUIRE_LAVA := 1
 DEMO_ARGS ?=
 
-.PHONY: help demo test lint types tests exactness venv clean
+.PHONY: help demo test lint types tests exactness soak venv clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -56,6 +56,10 @@ tests: $(READY)
 # No test found is an error here (pytest's exit status 5), as any other failure is.
 exactness: $(READY)
 	$(PYTEST) -m exactness $(PYTEST_ARGS)
+
+# Random networks and damaged files by the thousand (some minutes); a share of it is in `make test`.
+soak: $(READY)
+	PUMICE_SOAK=2000 PUMICE_FUZZ=10000 $(BIN)/python -m pytest -s tests/test_soak.py tests/test_fuzz.py
 
 venv: $(READY)
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from lava_export import seal, supervise
 from loihi import (
     INTEGRATOR,
     ComplexDense,
@@ -63,6 +64,8 @@ NEVER = 1 << 17
 larger one (SLAYER's affine blocks have 2^18 − 1), up to where Lava's shift overflows."""
 SPIKE_EXP = STATE_EXP = 6
 """Binary places of sigma-delta neurons, the only ones that netx's loader knows by itself."""
+DEADLINE = 30.0
+"""Seconds for HDF5 to read a small file of another's; a second more for each megabyte."""
 TIME_STEPS = 16
 """T of a file that does not say (``simulation/tSample``)."""
 INPUT_WEIGHT, INPUT_BIAS = 64, 0  # netx's defaults for an input layer
@@ -147,11 +150,12 @@ def write(network: Network, path: str | Path) -> None:
     """
     path = Path(path)
     image = io.BytesIO()
-    with h5py.File(image, "w") as file:
+    with h5py.File(image, "w", userblock_size=seal.BLOCK) as file:
         _write(network, file)
     with h5py.File(image, "r") as file:
         if _read(file) != network:  # nothing leaves the house that does not come back the same
             raise NetxError(f"{path}: the network does not survive being written; please report it")
+    seal.seal(image.getbuffer())
     files.write(path, image.getbuffer())
 
 
@@ -332,15 +336,22 @@ def read(path: str | Path) -> Network:
     """
     path = Path(path)
     try:
-        with path.open("rb") as raw:
-            start = raw.read(1)
-    except OSError as error:
-        raise NetxError(f"{path}: cannot be read: {error.strerror or error}") from None
-    try:
-        if not start:
+        if not path.stat().st_size:
             raise NetxError("the file is empty")
+        sealed = seal.holds(path)
         if not h5py.is_hdf5(path):
             raise NetxError("not a netx file: it is not HDF5")
+        if not sealed:
+            _try(path)
+    except OSError as error:
+        raise NetxError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except PumiceError as error:
+        raise NetxError(f"{path}: {error}") from None
+    return _open(path)
+
+
+def _open(path: Path) -> Network:
+    try:
         with h5py.File(path, "r") as file:
             return _read(file)
     except PumiceError as error:
@@ -349,6 +360,25 @@ def read(path: str | Path) -> Network:
         # What h5py raises for a file that is cut short or scrambled depends on where it is.
         words = " ".join(str(error).split())
         raise NetxError(f"{path}: cannot be read, it is damaged: {words}") from None
+
+
+def _try(path: Path) -> None:
+    """Another's file may be damaged such that HDF5 hangs or crashes: a child finds out."""
+    deadline = DEADLINE + path.stat().st_size / 2**20
+    try:
+        supervise.run(_in_child, deadline=deadline, path=str(path.resolve()))
+    except supervise.DeadlineError:
+        raise NetxError(
+            f"it is damaged: HDF5 does not get through it in {deadline:.0f} s"
+        ) from None
+    except supervise.ChildError as error:
+        raise NetxError(f"it is damaged: HDF5 fails on it: {error}") from None
+
+
+def _in_child(folder: Path, *, path: str) -> dict[str, Any]:
+    with suppress(NetxError):  # the parent will find the same, and say so
+        _open(Path(path))
+    return {}
 
 
 class _Place:

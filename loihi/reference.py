@@ -183,7 +183,12 @@ def _transmit(synapse: Synapse, message: NDArray[np.int64], delay: int) -> NDArr
     weight = synapse.weight.astype(np.int64)
     if synapse.delay is not None:
         weight = np.where(synapse.delay == delay, weight, 0)
-    return formats.wrap32(message.reshape(len(message), -1) @ weight.T)
+    total = message.reshape(len(message), -1) @ weight.T
+    if total.size and np.abs(total).max() >= 2**23:
+        # Lava adds up mantissas in 32 bits, and then applies the exponent.
+        shift = -formats.weight_format(synapse.weight).exponent
+        total = formats.wrap32(total << shift) >> shift
+    return total
 
 
 def scores(network: Network, trace: Trace) -> NDArray[np.int64]:

@@ -42,6 +42,14 @@ def die(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def hang_on(folder: Path, path: str) -> dict[str, Any]:
+    return talk_and_hang(folder)
+
+
+def die_of(folder: Path, path: str) -> dict[str, Any]:
+    return die(folder)
+
+
 def return_an_object(folder: Path) -> dict[str, Any]:
     return {"object": np.array([object()])}
 
@@ -119,3 +127,51 @@ def hang_in_lava(folder: Path, note: str, **arguments: Any) -> dict[str, Any]:
 
     PyLifResetModelBitAcc.run_spk = run_spk
     return _in_lava(folder=folder, **arguments)
+
+
+def run_several(folder: Path, paths: list[str], **payloads: np.ndarray) -> dict[str, Any]:
+    """``run.run`` of several files, one after the other in one child, which imports Lava once.
+
+    payloads: ``x0``, ``x1``, …; returned are ``spikes-<file>-<layer>`` and so on.
+    """
+    from lava_export import run, supervise
+
+    supervise.prepare_lava()
+    from lava.magma.core.process.process import AbstractProcess
+
+    started: list[Any] = []
+    original = AbstractProcess.run
+
+    def remembered(self: Any, *args: Any, **options: Any) -> None:
+        started.append(self)
+        original(self, *args, **options)
+
+    AbstractProcess.run = remembered
+
+    def here(job: Any, *, deadline: float, **arguments: Any) -> dict[str, Any]:
+        place = folder / str(len(started))
+        place.mkdir()
+        found = {name: np.array(rows) for name, rows in job(place, **arguments).items()}
+        started[-1].stop()
+        return found
+
+    supervise.run = here  # type: ignore[assignment]
+    states = ("spikes", "u", "v")
+    found = {}
+    for number, path in enumerate(paths):
+        trace = run.run(path, payloads[f"x{number}"], states)
+        for state in states:
+            for index, rows in enumerate(getattr(trace, state)):
+                found[f"{state}-{number}-{index}"] = rows
+    return found
+
+
+def execute(folder: Path, code: str, where: str, wanted: list[str]) -> dict[str, Any]:
+    """Python code in a folder of files; the variables that it leaves."""
+    from lava_export import supervise
+
+    supervise.prepare_lava()
+    os.chdir(where)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    return {name: names[name] for name in wanted}

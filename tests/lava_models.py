@@ -20,7 +20,6 @@ from loihi import (
     Neuron,
     Resonator,
     Sigma,
-    SigmaDelta,
     lava_compat,
 )
 from loihi.formats import weight_format
@@ -45,10 +44,12 @@ class Wire:
 
 
 def stream(network: Network, x: np.ndarray, interval: int) -> Trace:
-    """What :func:`loihi.reference.stream` returns for one sample's payloads ``[steps, *shape]``."""
+    """What :func:`loihi.reference.stream` returns for one sample's payloads ``[steps, *shape]``.
+
+    Of networks without soft resets and resonators.
+    """
     lava_compat.install(netx_only=True)
     from lava.proc.dense.models import PyDelayDenseModelBitAcc, PyDenseModelBitAcc
-    from lava.proc.lif.models import PyLifResetModelBitAcc
 
     last = Wire(np.int32)
     source, chain = last, []
@@ -67,16 +68,14 @@ def stream(network: Network, x: np.ndarray, interval: int) -> Trace:
                 process = _dense(synapse, graded)
                 kind = PyDenseModelBitAcc if synapse.delay is None else PyDelayDenseModelBitAcc
             model = _build(kind, process, s_in=last, a_out=(last := Wire(np.int32)))
-        neurons = _lif(layer.neuron, out, interval, arrival + 1)
+        kind, neurons, states = _neurons(layer.neuron, out, interval, arrival + 1)
         a_in, last = last, Wire(np.int32)
-        chain.append(
-            (model, _build(PyLifResetModelBitAcc, neurons, a_in=a_in, s_out=last), flattens)
-        )
-        shape, graded = out, False
+        chain.append((model, _build(kind, neurons, a_in=a_in, s_out=last), flattens, states))
+        shape, graded = out, layer.neuron.graded
     spikes, u, v = ([[] for _ in chain] for _ in range(3))
     for t, payload in enumerate(x, start=1):
         source.send(_turned(payload))
-        for index, (synapse_model, neuron_model, flattens) in enumerate(chain):
+        for index, (synapse_model, neuron_model, flattens, states) in enumerate(chain):
             if synapse_model is not None:
                 if flattens:
                     wire = synapse_model.s_in.csp_ports[0]
@@ -86,8 +85,9 @@ def stream(network: Network, x: np.ndarray, interval: int) -> Trace:
             neuron_model.time_step = t
             neuron_model.run_spk()
             sent = neuron_model.s_out.csp_ports[0].waiting[-1]
-            for rows, value in ((spikes, sent), (u, neuron_model.u), (v, neuron_model.v)):
-                rows[index].append(_turned(value).copy())
+            values = (sent, *(getattr(neuron_model, state) for state in states))
+            for rows, value in zip((spikes, u, v), values, strict=True):
+                rows[index].append(_turned(np.asarray(value)).copy())
     return Trace(*([np.stack(rows) for rows in state] for state in (spikes, u, v)))
 
 
@@ -113,57 +113,62 @@ def run_neurons(neuron: AnyNeuron, a: np.ndarray) -> tuple[np.ndarray, np.ndarra
     a: input ``[T, units]``; of resonators ``[T, 2, units]``.
     """
     lava_compat.install(netx_only=True)
+    resonates = isinstance(neuron, Resonator)
+    ports = ("a_real_in", "a_imag_in") if resonates else ("a_in",)
+    inputs, s_out = {port: Wire(np.int32) for port in ports}, Wire(np.int32)
+    kind, process, states = _neurons(neuron, a.shape[-1:], 1000, 0)
+    model = _build(kind, process, s_out=s_out, **inputs)
+    found: list[list[np.ndarray]] = [[], [], []]
+    for t, now in enumerate(a, start=1):
+        for wire, part in zip(inputs.values(), now.reshape(len(ports), -1), strict=True):
+            wire.send(part)
+        model.time_step = t
+        model.run_spk()
+        values = (s_out.recv(), *(getattr(model, state) for state in states))
+        for rows, value in zip(found, values, strict=True):
+            rows.append(np.array(value))
+    sent, u, v = (np.stack(rows) for rows in found)
+    return sent, u, v
+
+
+def _neurons(
+    neuron: AnyNeuron, shape: Shape, interval: int, offset: int
+) -> tuple[Any, Any, tuple[str, str]]:
+    """Model, process, and the states that stand for u and v; ``shape`` is ours."""
+    from lava.proc.lif.models import PyLifResetModelBitAcc
     from lava.proc.rf.models import PyRFModelFixed
     from lava.proc.rf.process import RF
     from lava.proc.rf_iz.models import PyRF_IZModelFixed
     from lava.proc.rf_iz.process import RF_IZ
     from lava.proc.sdn import models, process
 
-    shape, s_out = a.shape[-1:], Wire(np.int32)
-    wires = {"s_out": s_out, "a_in": Wire(np.int32)}
-    exps = {name: getattr(neuron, name, 0) for name in ("spike_exp", "state_exp")}
-    kind: Any
-    if isinstance(neuron, Delta):
-        kind, made = models.PyDeltaModelFixed, process.Delta(shape=shape, vth=neuron.vth, **exps)
-        states = ("act", "act")
-    elif isinstance(neuron, SigmaDelta):
-        kind = models.PySigmaDeltaModelFixed
-        made = process.SigmaDelta(
-            shape=shape,
-            vth=neuron.vth,
-            bias=np.broadcast_to(neuron.bias, shape),
-            act_mode=process.ActivationMode[neuron.activation.upper()],
-            **exps,
-        )
-        states = ("sigma", "act")
-    elif isinstance(neuron, Sigma):
-        kind, made, states = (
-            models.PySigmaModelFixed,
-            process.Sigma(shape=shape),
-            ("sigma", "sigma"),
-        )
-    else:
-        assert isinstance(neuron, Resonator)
+    if isinstance(neuron, Neuron):
+        return PyLifResetModelBitAcc, _lif(neuron, shape, interval, offset), ("u", "v")
+    if isinstance(neuron, Sigma):
+        return models.PySigmaModelFixed, process.Sigma(shape=shape[::-1]), ("sigma", "sigma")
+    if isinstance(neuron, Resonator):
         phase = neuron.spikes == "phase"
-        kind, proc = (PyRFModelFixed, RF) if phase else (PyRF_IZModelFixed, RF_IZ)
-        made = proc(shape=shape, period=9.0, alpha=0.1, state_exp=6, decay_bits=12, vth=neuron.vth)
-        made.sin_decay.init, made.cos_decay.init = neuron.sin, neuron.cos
-        wires = {"s_out": s_out, "a_real_in": Wire(np.int32), "a_imag_in": Wire(np.int32)}
-        states = ("real", "imag")
-    model = _build(kind, made, **wires)
-    found: list[list[np.ndarray]] = [[], [], []]
-    inputs = [wire for name, wire in wires.items() if name != "s_out"]
-    for t, now in enumerate(a, start=1):
-        for wire, part in zip(inputs, now.reshape(len(inputs), *shape), strict=True):
-            wire.send(part)
-        model.time_step = t
-        model.run_spk()
-        for rows, value in zip(
-            found, (s_out.recv(), *(getattr(model, s) for s in states)), strict=True
-        ):
-            rows.append(np.array(value))
-    sent, u, v = (np.stack(rows) for rows in found)
-    return sent, u, v
+        kind, made = (PyRFModelFixed, RF) if phase else (PyRF_IZModelFixed, RF_IZ)
+        resonators = made(
+            shape=shape, period=9.0, alpha=0.1, state_exp=6, decay_bits=12, vth=neuron.vth
+        )
+        resonators.sin_decay.init, resonators.cos_decay.init = neuron.sin, neuron.cos
+        return kind, resonators, ("real", "imag")
+    exponents = {"spike_exp": neuron.spike_exp, "state_exp": neuron.state_exp}
+    if isinstance(neuron, Delta):
+        delta = process.Delta(shape=shape[::-1], vth=neuron.vth, **exponents)
+        return models.PyDeltaModelFixed, delta, ("act", "act")
+    bias = np.asarray(neuron.bias)
+    if bias.ndim == 1 and len(shape) == 3:
+        bias = bias[:, None, None]
+    made = process.SigmaDelta(
+        shape=shape[::-1],
+        vth=neuron.vth,
+        bias=_turned(np.broadcast_to(bias, shape)),
+        act_mode=process.ActivationMode[neuron.activation.upper()],
+        **exponents,
+    )
+    return models.PySigmaDeltaModelFixed, made, ("sigma", "act")
 
 
 def _turned(image: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from loihi import (
     INTEGRATOR,
+    ComplexDense,
     Conv,
     Delta,
     Dense,
@@ -22,6 +23,7 @@ from loihi import (
     SigmaDelta,
 )
 from loihi.network import NetworkError
+from loihi.neurons import AnyNeuron
 
 # Each draw is a list of values that hypothesis can shrink towards its first entry.
 DECAYS = st.sampled_from([4096, 0, 1, 128, 1024, 2048, 4095]) | st.integers(0, 4096)
@@ -96,9 +98,22 @@ RESONATORS = st.builds(
 
 @st.composite
 def networks(
-    draw: st.DrawFn, delays: bool = True, max_layers: int = 3, soft: bool = False
+    draw: st.DrawFn,
+    delays: bool = True,
+    max_layers: int = 3,
+    soft: bool = False,
+    graded: bool = False,
 ) -> Network:
-    """A chain of up to ``max_layers`` layers on a small image or vector."""
+    """A chain of up to ``max_layers`` layers on a small image or vector.
+
+    soft: with soft resets too. graded: of sigma-delta neurons, without delays.
+    """
+
+    def drawn(shape: tuple[int, ...], first: bool = False, last: bool = False) -> AnyNeuron:
+        if graded:
+            return draw(graded_neurons(shape, first, last))
+        return draw(neurons(shape, last, soft))
+
     steps = draw(st.integers(1, 8))
     image = draw(st.booleans())
     shape: tuple[int, ...] = (
@@ -108,7 +123,7 @@ def networks(
     )
     input_shape, layers = shape, []
     if draw(st.booleans()):
-        layers.append(Layer(Inject(), draw(neurons(shape, soft=soft))))
+        layers.append(Layer(Inject(), drawn(shape, first=True)))
     count = draw(st.integers(1, max_layers))
     for index in range(count):
         synapse: Conv | Dense
@@ -131,19 +146,28 @@ def networks(
         else:
             features, out = int(np.prod(shape)), draw(st.integers(1, 12))
             delay = None
-            if delays and draw(st.booleans()):
+            if delays and not graded and draw(st.booleans()):
                 rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
                 delay = rng.integers(0, draw(st.sampled_from([2, 5, 63])), (out, features))
             synapse = Dense(draw(weights((out, features))), delay)
         shape = synapse.output_shape(shape)
-        layers.append(Layer(synapse, draw(neurons(shape, index == count - 1, soft))))
-    readout = (
-        "membrane"
-        if layers[-1].neuron.vth is None
-        else draw(st.sampled_from(["membrane", "spikes"]))
-    )
+        layers.append(Layer(synapse, drawn(shape, last=index == count - 1)))
+    only_membrane = graded or layers[-1].neuron.vth is None
+    readout = "membrane" if only_membrane else draw(st.sampled_from(["membrane", "spikes"]))
     encoding = Encoding("events", steps, payload=draw(PAYLOADS))
     return Network(input_shape, tuple(layers), encoding, readout)
+
+
+@st.composite
+def resonating(draw: st.DrawFn) -> Network:
+    """Resonators, and what may follow them."""
+    inputs, units = draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    synapse = ComplexDense(draw(weights((units, inputs))), draw(weights((units, inputs))))
+    layers = [Layer(synapse, draw(RESONATORS))]
+    if draw(st.booleans()):
+        layers.append(Layer(Dense(draw(weights((3, units)))), draw(neurons((3,), True))))
+    encoding = Encoding("events", draw(st.integers(1, 12)), payload=draw(PAYLOADS))
+    return Network((inputs,), tuple(layers), encoding)
 
 
 @st.composite

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from random_networks import graphs, networks
 
-from lava_export import netx
+from lava_export import netx, seal
 from lava_export.netx import NetxError
 from loihi import (
     INTEGRATOR,
@@ -240,6 +240,7 @@ def test_slayers_affine_blocks_never_spike(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "m.net", "r+") as file:
         del file["pumice"]
         file["layer/1/neuron/vThMant"][()] = 2**18 - 1
+    seal.reseal(tmp_path / "m.net")
     assert netx.read(tmp_path / "m.net").layers[0].neuron.vth is None
 
 
@@ -412,6 +413,7 @@ def bent(tmp_path: Path, change: Callable[[h5py.File], object], network: Network
     netx.write(network, path)
     with h5py.File(path, "r+") as file:
         change(file)
+    seal.reseal(path)
     return path
 
 
@@ -489,9 +491,7 @@ def test_bad_numbers_and_missing_ones(
     change: Callable[[h5py.File], object], says: str, tmp_path: Path
 ) -> None:
     if "imag is missing" in says:
-        path = bent(tmp_path, drop("layer/1/weight"))
-        with h5py.File(path, "r+") as file:
-            change(file)
+        path = bent(tmp_path, lambda file: (drop("layer/1/weight")(file), change(file)))
     else:
         path = bent(tmp_path, change)
     with pytest.raises(NetxError, match=says) as caught:
