@@ -26,7 +26,7 @@ from bench.memory import peak_saved_bytes
 from lava_export import netx, verify
 from loihi import INTEGRATOR, Dense, Encoding, Layer, Network, reference
 from trainer import data
-from trainer.rules import BPTT, SLTT, SLTTK, TTLBP
+from trainer.rules import BPTT, SLTT, SLTTK, TTLBP, rule
 from trainer.slayer import Slayer, SlayerError, agreement, freeze, load, strict
 
 pytestmark = [pytest.mark.lava, pytest.mark.filterwarnings("ignore:.*weight_norm")]
@@ -643,16 +643,25 @@ def test_slayers_own_file_is_the_frozen_network(slayer: Any, tmp_path: Path) -> 
         assert netx.read(tmp_path / f"{index}.net") == frozen
         netx.write(frozen, tmp_path / "ours.net")
         assert netx.read(tmp_path / "ours.net") == frozen
-    # What SLAYER writes of these, netx or the chip does not take; freeze does better.
+    # An affine block's threshold is beyond all membranes.
+    voltage = dense(slayer, "voltage")
+    frozen = freeze(voltage, (20,), Encoding("events", netx.TIME_STEPS))
+    slayer_export(voltage, tmp_path / "voltage.net")
+    assert netx.read(tmp_path / "voltage.net") == frozen
+    # What SLAYER writes of pooling, netx does not take; freeze does better.
     pooled = nn.Sequential(block.Input(delay_shift=False), *image(slayer))
-    for module, shape, text in (
-        (dense(slayer, "voltage"), (20,), "vThMant is 262143"),
-        (pooled, (2, 8, 6), "type 'pool' is not implemented in netx"),
-    ):
-        freeze(module, shape, Encoding("events", 2))
-        slayer_export(module, tmp_path / "refused.net")
-        with pytest.raises(netx.NetxError, match=text):
-            netx.read(tmp_path / "refused.net")
+    freeze(pooled, (2, 8, 6), Encoding("events", 2))
+    slayer_export(pooled, tmp_path / "refused.net")
+    with pytest.raises(netx.NetxError, match="type 'pool' is not implemented in netx"):
+        netx.read(tmp_path / "refused.net")
+
+
+@pytest.mark.parametrize("name", ["stop", "ottt", "decolle", "bptt_checkpoint"])
+def test_rules_that_slayer_cannot_follow_say_so(slayer: Any, name: str) -> None:
+    module = Slayer(dense(slayer, "spikes"))
+    x, y = torch.zeros(4, 2, 20), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(SlayerError, match=r"SLAYER's blocks .*: train them by sltt, sltt_k"):
+        rule(name)(module, x, y, nn.functional.cross_entropy)
 
 
 @pytest.mark.exactness

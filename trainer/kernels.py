@@ -144,6 +144,66 @@ def chip_step(
     _step(i, m, s, alpha, theta, limit, after, out)
 
 
+@_plain
+def _skip_block(
+    a: Array, unit: float, m: Array, s: Array, alpha: float, theta: float, limit: float
+) -> None:
+    level, low, high, scale = (
+        np.float32(theta),
+        np.float32(-limit),
+        np.float32(limit),
+        np.float32(unit),
+    )
+    for k in range(len(a)):
+        kept = np.int32(np.float64(m[k] * np.float32(1 - s[k])) * alpha)  # towards zero
+        v = np.float32(kept) + np.float32(a[k]) * scale
+        v = low if v < low else v
+        v = high if v > high else v
+        m[k] = v
+        s[k] = v > level
+
+
+@_plain
+def _count(s: Array, counts: Array) -> None:
+    for k in range(len(counts)):
+        counts[k] += np.float32(s[k])
+
+
+@_shared_out
+def _skip(
+    a: Array,
+    unit: float,
+    m: Array,
+    s: Array,
+    alpha: float,
+    theta: float,
+    limit: float,
+    counts: Array,
+) -> None:
+    for block in nb.prange((len(a) + BLOCK - 1) // BLOCK):
+        k = slice(block * BLOCK, (block + 1) * BLOCK)
+        _skip_block(a[k], unit, m[k], s[k], alpha, theta, limit)
+        _count(s[k], counts[k])
+
+
+def skip_step(
+    a: Array,
+    unit: float,
+    m: Array,
+    s: Array,
+    alpha: float,
+    theta: float,
+    limit: float,
+    counts: Array,
+) -> None:
+    """:func:`chip_step` in place, of ``i = a · unit``: ``m`` float32 and ``s`` int8 go on.
+
+    counts: where the spikes are added up, or empty.
+    """
+    _team(len(a))
+    _skip(a, unit, m, s, alpha, theta, limit, counts)
+
+
 # The order of a sum is the compiler's to choose, so that it can use vectors: always the same one.
 @nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
 def _sum(x: Array) -> float:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import loihi
 from loihi import Encoding, formats
-from trainer import grid
+from trainer import grid, skip
 from trainer.layers import (
     WEIGHT_STD,
     AvgPool,
@@ -259,6 +259,18 @@ class SpikingNetwork(nn.Module):
             spikes = out.detach()
             self._total = spikes if self._total is None else self._total + spikes
         return out.flatten(1) / self.temperature
+
+    @torch.no_grad()
+    def skip(self, first: int, last: int) -> None:
+        """Steps ``first`` to ``last`` − 1 without outputs or gradients: the state goes on."""
+        if first == last:
+            return
+        self.detach()
+        if skip.able(self):
+            skip.skip(self, first, last)
+            return
+        for t in range(first, last):
+            self.step(t)
 
     def _integrated(self, a: Tensor) -> Tensor:
         """The readout's membrane after synaptic input ``a``; wrapped only if it can be."""

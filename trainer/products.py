@@ -30,7 +30,7 @@ SMALL = 64
 
 
 @functools.cache
-def _int8_product() -> Any:
+def int8_product() -> Any:
     """torch's int8 product, if this build has one that works here; else None."""
     try:
         x = torch.tensor([[1, -2, 127], [0, 5, -128]], dtype=torch.int8)
@@ -66,7 +66,7 @@ def times(x: Tensor, y: Tensor) -> Tensor:
 
 def _forward(x: Tensor, weight: Shared, step: float) -> Tensor:
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    product = _int8_product() if step and on_cpu and len(weight.value) >= SMALL else None
+    product = int8_product() if step and on_cpu and len(weight.value) >= SMALL else None
     if product is None:
         return times(x, weight.value.detach())
     sums: Tensor = product(x.to(torch.int8), weight.int8(step).T)

@@ -43,6 +43,9 @@ class SlayerError(PumiceError):
     """A network of SLAYER blocks that cannot be trained in chunks, or not frozen."""
 
 
+_RULES = "train them by sltt, sltt_k, tt_lbp with n = 0, or bptt"
+
+
 def load() -> ModuleType:
     """``lava.lib.dl.slayer``, importable on the running Python; or one line why it is not."""
     lava_compat.require()
@@ -112,6 +115,25 @@ class Slayer(nn.Module):
         self._next = t + 1
         assert self._outputs is not None
         return self._outputs[t - self._start]
+
+    @torch.no_grad()
+    def skip(self, first: int, last: int) -> None:
+        """Steps without gradients; the module has no shorter way through them."""
+        for t in range(first, last):
+            self.detach()
+            self.step(t)
+
+    def trace(self, tracing: object) -> None:
+        """SLAYER has none: a clear line."""
+        raise SlayerError(f"SLAYER's blocks keep no traces: {_RULES}")
+
+    def divide(self, n: int) -> None:
+        """SLAYER cannot: a clear line."""
+        raise SlayerError(f"SLAYER's blocks have no local classifiers: {_RULES}")
+
+    def snapshot(self) -> object:
+        """SLAYER cannot go back: a clear line."""
+        raise SlayerError(f"SLAYER's blocks cannot go back to an earlier step: {_RULES}")
 
     def chunk(self, start: int, stop: int) -> Tensor:
         """The steps ``start`` to ``stop`` − 1 in one call: outputs ``[stop − start, N, classes]``.

@@ -31,6 +31,9 @@ class Stepped(Protocol):
     def step(self, t: int) -> Tensor:
         """One step, t from 0: outputs o[t] ``[N, classes]``."""
 
+    def skip(self, first: int, last: int) -> None:
+        """Steps ``first`` to ``last`` − 1 without outputs or gradients."""
+
     def detach(self) -> None:
         """No gradient from later steps to earlier ones, from here."""
 

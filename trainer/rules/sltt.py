@@ -49,14 +49,14 @@ def spatial(
     scale: the losses', times 1/T. Returns the mean loss of those steps.
     """
     total = torch.zeros((), device=x.device)
-    for t in range(len(x)):
+    done = 0
+    for t in sorted(steps):
+        network.skip(done, t)
         network.detach()
-        if t not in steps:
-            with torch.no_grad():
-                network.step(t)
-            continue
         part = loss(network.step(t), y)
         (part * (scale / len(x))).backward()
         total += part.detach()
+        done = t + 1
+    network.skip(done, len(x))
     network.gather()
     return total / max(len(steps), 1)

@@ -1,0 +1,82 @@
+"""Steps without a graph against the steps with one: the same numbers to the last bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loihi import Encoding
+from trainer import skip
+from trainer.models import SpikingNetwork
+from trainer.zoo import build
+
+
+def network_of(model: str, static: bool, seed: int, **options: object) -> SpikingNetwork:
+    encoding = Encoding("graded", 9, (0, 15), 0.0, 16.0) if static else Encoding("rate", 9)
+    network = build(model, (70,), 4, encoding, **options)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    one = torch.randint(0, 16 if static else 2, (9, 12, 70), generator=generator).float()
+    x = one[:1].expand(9, -1, -1) if static else one
+    network.calibrate(x, generator)
+    network.reset(x)
+    return network
+
+
+def same(a: SpikingNetwork, b: SpikingNetwork) -> None:
+    for ours, theirs in zip(a.state_tensors(), b.state_tensors(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(a.read(), b.read())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(["80", "80-72", "64-90-66"]),
+    st.booleans(),
+    st.sampled_from([0.0, 700.0, 4096.0]),
+    st.integers(0, 7),
+    st.integers(0, 1000),
+)
+def test_skipped_steps_are_steps(
+    model: str, static: bool, dv: float, start: int, seed: int
+) -> None:
+    network, other = (network_of(model, static, seed, dv=dv) for _ in range(2))
+    assert skip.able(network)
+    for net in (network, other):
+        with torch.no_grad():
+            for t in range(start):
+                net.step(t)
+    network.skip(start, 8)
+    with torch.no_grad():
+        for t in range(start, 8):
+            other.step(t)
+    same(network, other)
+    spikes = np.mean([float(s.s.mean()) for s in other._states if s is not None])
+    assert 0.005 < spikes < 0.995
+    assert torch.equal(network.step(8), other.step(8))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"neuron": "soft"},
+        {"neuron": "hard"},
+        {"bias": True},
+        {"du": 900.0},
+        {"readout": "spikes"},
+        {"norm": "bn"},
+        {"block": 1},
+    ],
+)
+def test_what_it_does_not_know_goes_step_by_step(options: dict[str, object]) -> None:
+    network, other = (network_of("80-72", False, 3, **options) for _ in range(2))
+    network.train()
+    other.train()
+    assert not skip.able(network)
+    network.skip(0, 5)
+    with torch.no_grad():
+        for t in range(5):
+            other.step(t)
+    same(network, other)
