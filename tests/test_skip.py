@@ -58,6 +58,30 @@ def test_skipped_steps_are_steps(
     assert torch.equal(network.step(8), other.step(8))
 
 
+def test_a_readout_that_could_wrap() -> None:
+    """Near the register's end the steps are done one by one; far from it the bound is enough."""
+    network, other = (network_of("80", False, 1) for _ in range(2))
+    for net in (network, other):
+        with torch.no_grad():
+            net.chain[-1].synapse.weight.fill_(254)  # type: ignore[union-attr,operator]
+        net.reset(net._x)
+    assert network._wraps_total
+    assert skip.able(network)
+    assert skip.skip(network, 0, 6)
+    network.reset(network._x)
+    with torch.no_grad():
+        for net in (network, other):
+            net.step(0)
+            net._total = torch.full_like(net.read(), 2.0**23 - 3e5)
+    assert not skip.skip(network, 1, 9)
+    network.skip(1, 9)
+    with torch.no_grad():
+        for t in range(1, 9):
+            other.step(t)
+    same(network, other)
+    assert float(other._total.min()) < 0  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     "options",
     [

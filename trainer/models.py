@@ -266,8 +266,7 @@ class SpikingNetwork(nn.Module):
         if first == last:
             return
         self.detach()
-        if skip.able(self):
-            skip.skip(self, first, last)
+        if skip.able(self) and skip.skip(self, first, last):
             return
         for t in range(first, last):
             self.step(t)

@@ -37,7 +37,7 @@ def able(network: SpikingNetwork) -> bool:
         and bool(hidden)
         and not network.local_layers
         and network._tracing is None
-        and not (any(network._wraps[:-1]) or network._wraps_total)
+        and not any(network._wraps[:-1])
         and all(_plain(layer) and _plain_neurons(layer) for layer in hidden)
         and _plain(last)
         and last.neurons is None
@@ -57,8 +57,11 @@ def _plain_neurons(layer: Layer) -> bool:
 
 
 @torch.no_grad()
-def skip(network: SpikingNetwork, first: int, last: int) -> None:
-    """Steps ``first`` to ``last`` − 1 of a network that is :func:`able`."""
+def skip(network: SpikingNetwork, first: int, last: int) -> bool:
+    """Steps ``first`` to ``last`` − 1 of a network that is :func:`able`.
+
+    False: nothing is done, as the readout's membrane might wrap within these steps.
+    """
     product, hidden, limit = int8_product(), network.chain[:-1], float(formats.STATE_MAX - 1)
     samples = network._x.shape[1]
     states = []
@@ -86,10 +89,16 @@ def skip(network: SpikingNetwork, first: int, last: int) -> None:
                 a.reshape(-1).numpy(), unit, *flat[index], alpha, theta, limit, counted
             )
             message = s
+    weight = network._ready[-1].weights[0].value.detach()
+    total, before = times(counts, weight), network._total
+    if network._wraps_total:
+        bound = float((times(counts, weight.abs()) + (0 if before is None else before.abs())).max())
+        if bound >= formats.STATE_MAX:
+            return False
+    network._total = total if before is None else before + total
     network._states[:-1] = [
         State(m, s.float(), ready.theta.value.detach())
         for (m, s, _, _), ready in zip(states, network._ready, strict=False)
         if ready.theta is not None
     ]
-    total = times(counts, network._ready[-1].weights[0].value.detach())
-    network._total = total if network._total is None else network._total + total
+    return True
