@@ -59,7 +59,8 @@ exactness: $(READY)
 
 # Random networks and damaged files by the thousand (some minutes); a share of it is in `make test`.
 soak: $(READY)
-	PUMICE_SOAK=2000 PUMICE_FUZZ=10000 $(BIN)/python -m pytest -s tests/test_soak.py tests/test_fuzz.py
+	PUMICE_SOAK=2000 PUMICE_FUZZ=10000 $(BIN)/python -m pytest -s \
+		tests/test_soak.py tests/test_fuzz.py tests/test_zoo.py
 
 venv: $(READY)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,24 @@ def test_every_rule_trains_it_and_it_freezes(name: str) -> None:
         np.testing.assert_array_equal(ours.reshape(theirs.shape), theirs)
     if not deep:
         np.testing.assert_array_equal(reference.predict(frozen, payloads), scores)
+
+
+@pytest.mark.skipif("PUMICE_SOAK" not in os.environ, reason="minutes long: part of make soak")
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("name", MODELS)
+def test_the_engine_at_full_width(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every spike of every layer, in the engine and in the reference."""
+    monkeypatch.setitem(NARROW, name, (name, NARROW[name][1]))
+    net, x = made(name, samples=1)
+    frozen = net.eval().freeze()
+    payloads = x.numpy().astype(np.int64)
+    expected = reference.run(frozen, payloads, ("spikes", "v"))
+    found = engine.Engine(frozen).run(payloads, ("spikes", "v"))
+    for layer, ours, theirs in zip(frozen.names, found.spikes, expected.spikes, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=layer)
+    np.testing.assert_array_equal(found.v[-1], expected.v[-1])
+    assert expected.v[-1].any()
+    assert all(spikes.any() for spikes in expected.spikes[:-2])
 
 
 def test_what_the_papers_say_of_the_shapes() -> None:
