@@ -2,107 +2,37 @@
 
 Each rule is a small function that yields findings: what is used, what is allowed, in which layer,
 and what to do about it. Rules about data (overflow as it really happens, silent layers) need some
-samples; the others do not.
+samples; the others do not. What chips offer is said in :mod:`loihi.boards`, which neurons go on
+which core in :mod:`loihi.partition`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loihi import formats
+from loihi.boards import Chip as Chip
+from loihi.boards import chip as chip
 from loihi.engine import Activity, Engine, largest_sum
-from loihi.errors import PumiceError
-from loihi.network import INPUT, Conv, Dense, Inject, Network
+from loihi.network import INPUT, ComplexDense, Conv, Dense, Inject, Network, Shape
+from loihi.neurons import Delta, Neuron, Resonator, Sigma, SigmaDelta
+from loihi.partition import (
+    NEURONS_MAX,
+    Partition,
+    PartitionError,
+    axes,
+    connections,
+    partition,
+    synapse_bits,
+)
 
 Level = Literal["ok", "warning", "error"]
-
-
-@dataclass(frozen=True)
-class Chip:
-    """What a chip offers. Loihi 2's figures are not from a primary source: check yours, and
-    override them with :func:`chip`.
-
-    cores: usable neuro-cores a chip. neurons: a core. synapse_bytes: synaptic memory a core.
-    axons: input axons a core, None where not known. weight_bits: the sizes a weight may have.
-    delay: longest synaptic delay in steps. graded: whether spikes can carry a payload.
-    sources: where each figure comes from.
-    """
-
-    name: str
-    cores: int
-    neurons: int
-    synapse_bytes: int
-    axons: int | None
-    weight_bits: tuple[int, ...]
-    delay: int
-    graded: bool
-    sources: dict[str, str] = field(default_factory=dict)
-
-
-_LAVA = "lava-nc 0.10.0"
-_NENGO = "nengo-loihi"
-CHIPS = {
-    "loihi1": Chip(
-        name="loihi1",
-        cores=128,
-        neurons=1024,
-        synapse_bytes=128 * 1024,
-        axons=4096,
-        weight_bits=(1, 2, 3, 4, 5, 6, 8),
-        delay=62,
-        graded=False,
-        sources={
-            "cores": _LAVA,
-            "neurons": _NENGO,
-            "synapse_bytes": _NENGO,
-            "axons": _NENGO,
-            "weight_bits": _NENGO,
-            "delay": "netx (lava-dl 0.6.0)",
-            "graded": "graded spikes came with Loihi 2",
-        },
-    ),
-    "loihi2": Chip(
-        name="loihi2",
-        cores=120,
-        neurons=8192,
-        synapse_bytes=192 * 1024,
-        axons=None,
-        weight_bits=tuple(range(1, 9)),
-        delay=62,
-        graded=True,
-        sources={
-            "cores": _LAVA,
-            "neurons": "third-party text, not Intel's",
-            "synapse_bytes": "third-party text, not Intel's",
-            "weight_bits": _LAVA,
-            "delay": "netx (lava-dl 0.6.0)",
-            "graded": _LAVA,
-        },
-    ),
-}
-
-
-def chip(name: str, **figures: int) -> Chip:
-    """A known chip by name (``loihi1``, ``loihi2``), with figures of your own in place of ours."""
-    if name not in CHIPS:
-        raise PumiceError(f"chip {name!r} is unknown: use one of {', '.join(CHIPS)}")
-    known = {f.name for f in fields(Chip) if f.type in ("int", "int | None")}
-    for key, value in figures.items():
-        if key not in known:
-            raise PumiceError(
-                f"a chip has no figure {key!r}: use one of {', '.join(sorted(known))}"
-            )
-        if value < 1:
-            raise PumiceError(f"chip figure {key} is {value}: it must be at least 1")
-    base = CHIPS[name]
-    changes: dict[str, Any] = {**figures}
-    return replace(base, sources=base.sources | dict.fromkeys(figures, "given by you"), **changes)
 
 
 @dataclass(frozen=True)
@@ -120,9 +50,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings. ``ok``: no errors (warnings may remain)."""
+    """All findings. ``ok``: no errors (warnings may remain).
+
+    partition: which neurons go on which core, None where there is none to be written down.
+    """
 
     findings: tuple[Finding, ...]
+    partition: Partition | None = None
 
     @property
     def ok(self) -> bool:
@@ -134,13 +68,26 @@ class Report:
         return [asdict(f) for f in self.findings]
 
 
-def check(network: Network, on: Chip, x: NDArray[Any] | None = None) -> Report:
-    """Hold ``network`` against a chip; given payloads ``x [T, N, *input_shape]``, on data too."""
+def check(network: Network, on: Chip, x: NDArray[Any] | None = None, apart: bool = False) -> Report:
+    """Hold ``network`` against a chip; given payloads ``x [T, N, *input_shape]``, on data too.
+
+    apart: no core holds neurons of two layers (:func:`loihi.partition.partition`).
+    """
     activity = None if x is None else Engine(network).activity(x)
     findings = [finding for rule in RULES for finding in rule(network, on)]
+    part = None
+    try:
+        part = partition(network, on, apart)
+    except PartitionError as error:
+        least = sum(math.ceil(math.prod(shape) / on.neurons) for shape in network.shapes)
+        unit = f"cores of {on.name}"
+        allowed = on.cores * on.chips
+        findings.append(Finding("cores", None, "error", least, allowed, unit, str(error)))
+    else:
+        findings += [finding for rule in PLACE_RULES for finding in rule(part)]
     if activity is not None:
         findings += [finding for rule in DATA_RULES for finding in rule(network, activity)]
-    return Report(tuple(findings))
+    return Report(tuple(findings), part)
 
 
 # --- rules about the network --------------------------------------------------------------------
@@ -149,35 +96,88 @@ def check(network: Network, on: Chip, x: NDArray[Any] | None = None) -> Report:
 def weight_bits(network: Network, on: Chip) -> Iterator[Finding]:
     """Weights fit the sizes that the chip's synapses come in."""
     for name, synapse in _synapses(network):
-        found = formats.weight_format(synapse.weight)
-        stored = min((b for b in on.weight_bits if b >= found.bits), default=None)
-        note = f"{found.sign_mode}, exponent {found.exponent}"
-        if stored is None:
-            message = f"{note}: no synapse of {on.name} holds {found.bits} bits; use fewer levels"
+        parts = {"": synapse.weight}
+        if isinstance(synapse, ComplexDense):
+            parts = {"real: ": synapse.real, "imaginary: ": synapse.imag}
+        for part, weight in parts.items():
+            found = formats.weight_format(weight)
+            stored = on.stored_bits(found.bits)
+            note = f"{part}{found.sign_mode}, exponent {found.exponent}"
+            if stored is None:
+                note += f": no synapse of {on.name} holds {found.bits} bits; use fewer levels"
+            elif stored != found.bits:
+                note += f"; stored in {stored} bits"
+            level: Level = "error" if stored is None else "ok"
+            yield Finding("weight bits", name, level, found.bits, max(on.weight_bits), "bits", note)
+
+
+def neurons(network: Network, on: Chip) -> Iterator[Finding]:
+    """What hard-resetting LIF neurons do not do: other kinds, and the soft reset."""
+    for name, layer, shape in zip(network.names, network.layers, network.shapes, strict=True):
+        level: Level = "ok"
+        neuron = layer.neuron
+        if isinstance(neuron, Neuron):
+            if neuron.reset == "hard":
+                continue
+            level = "warning" if on.microcode else "error"
+            message = (
+                "soft reset: needs neuron microcode of your own, Lava's LIF resets to 0 (or train "
+                "with a hard reset)"
+                if on.microcode
+                else f"soft reset: neurons of {on.name} reset to 0 and cannot be programmed; train "
+                "with a hard reset"
+            )
+        elif isinstance(neuron, Delta | SigmaDelta | Sigma):
+            message = "sigma-delta: sends graded spikes"
+            if not (on.graded and on.microcode):
+                level = "error"
+                message += f", which {on.name} does not have: take Loihi 2, or spiking neurons"
         else:
-            message = note if stored == found.bits else f"{note}; stored in {stored} bits"
-        level: Level = "error" if stored is None else "ok"
-        yield Finding("weight bits", name, level, found.bits, max(on.weight_bits), "bits", message)
+            level = "warning" if on.microcode else "error"
+            message = (
+                "resonate-and-fire: needs neuron microcode, see that your Lava for the chip has it"
+                if on.microcode
+                else f"resonate-and-fire: neurons of {on.name} cannot be programmed; take Loihi 2, "
+                "or LIF neurons"
+            )
+        used = math.prod(shape)
+        allowed = 0 if level == "error" else used
+        yield Finding("neuron model", name, level, used, allowed, "neurons", message)
 
 
 def thresholds(network: Network, on: Chip) -> Iterator[Finding]:
-    """Thresholds are 17-bit mantissas; a layer at 0 spikes from the smallest input."""
+    """Thresholds fit their mantissa; a layer at 0 spikes from the smallest input."""
+    allowed = 2**on.threshold_bits - 1
     for name, layer in zip(network.names, network.layers, strict=True):
         vth = layer.neuron.vth
-        if vth is None:
+        if vth is None or not isinstance(layer.neuron, Neuron | Resonator):
             continue
-        level: Level = "warning" if vth == 0 else "ok"
-        message = "every positive membrane spikes: raise the threshold" if vth == 0 else ""
-        yield Finding("threshold", name, level, vth, formats.VTH_MAX, "mantissa", message)
+        level: Level = "ok"
+        message = ""
+        if vth > allowed:
+            level, message = "error", "lower the threshold, and weights and biases with it"
+        elif vth == 0:
+            level, message = "warning", "every positive membrane spikes: raise the threshold"
+        yield Finding("threshold", name, level, vth, allowed, "mantissa", message)
 
 
 def biases(network: Network, on: Chip) -> Iterator[Finding]:
-    """A bias has 13 signed bits and an exponent of at most 7."""
+    """Biases of LIF neurons fit their signed mantissa, and its exponent."""
+    allowed = 2 ** (on.bias_bits - 1) - 1
     for name, layer in zip(network.names, network.layers, strict=True):
-        if layer.neuron.has_bias:
-            used = int(np.abs(np.asarray(layer.neuron.bias)).max())
-            message = f"mantissa, exponent {layer.neuron.bias_exp}"
-            yield Finding("bias", name, "ok", used, formats.BIAS_MAX, "mantissa", message)
+        if not (isinstance(layer.neuron, Neuron) and layer.neuron.has_bias):
+            continue
+        bias, exponent = np.asarray(layer.neuron.bias), layer.neuron.bias_exp
+        used = int(np.abs(bias).max())
+        level: Level = "ok"
+        message = f"mantissa, exponent {exponent}"
+        if bias.max() > allowed or bias.min() < -allowed - 1:
+            level = "error"
+            message += f": more than {on.bias_bits} bits; use smaller biases"
+        elif exponent > on.bias_exp:
+            level = "error"
+            message += f", {on.bias_exp} at most: use larger mantissas with a smaller exponent"
+        yield Finding("bias", name, level, used, allowed, "mantissa", message)
 
 
 def delays(network: Network, on: Chip) -> Iterator[Finding]:
@@ -186,8 +186,39 @@ def delays(network: Network, on: Chip) -> Iterator[Finding]:
         if isinstance(synapse, Dense) and synapse.delay is not None:
             used = int(synapse.delay.max())
             level: Level = "ok" if used <= on.delay else "error"
-            message = f"{used.bit_length()} bits" + ("" if level == "ok" else ": shorten the delay")
+            message = f"{used.bit_length()} bits"
+            if level == "error":
+                message += ": shorten the delay"
+            elif on.delay_all is not None and used > on.delay_all:
+                level = "warning"
+                message += (
+                    f": beyond {on.delay_all} a core holds fewer neurons, how many is not public"
+                )
             yield Finding("delay", name, level, used, on.delay, "steps", message)
+
+
+def fan_in(network: Network, on: Chip) -> Iterator[Finding]:
+    """The synapses of one neuron: what the chip says, or what a core's memory holds."""
+    for index, (name, shape) in enumerate(zip(network.names, network.shapes, strict=True)):
+        if math.prod(shape) > NEURONS_MAX:
+            continue  # past all chips, as the cores' rule says
+        synapses = bits = np.zeros((), dtype=np.int64)
+        for synapse, source, _ in connections(network, index):
+            heard = _heard(synapse, network.shape_of(source))
+            synapses, bits = synapses + heard, bits + heard * synapse_bits(synapse, on)
+        used, taken = int(synapses.max()), int(bits.max())
+        if not used:
+            continue
+        level: Level = "ok"
+        message = ""
+        allowed = 8 * on.synapse_bytes * used // taken
+        if used > allowed:
+            level, message = "error", "one neuron's synapses fill a core: pool or split before"
+        if on.fan_in is not None and on.fan_in < allowed:
+            allowed = on.fan_in
+            if used > allowed:
+                level, message = "error", "fewer inputs a neuron: pool, group or prune before"
+        yield Finding("fan-in", name, level, used, allowed, "synapses a neuron", message)
 
 
 def graded_input(network: Network, on: Chip) -> Iterator[Finding]:
@@ -236,7 +267,7 @@ def waits(network: Network, on: Chip) -> Iterator[Finding]:
         return
     for index, name in enumerate(network.names):
         shortest, longest = 0, 0
-        for synapse, source, step in _connections(network, index):
+        for synapse, source, step in connections(network, index):
             own = synapse.delay if isinstance(synapse, Dense) else None
             start = 0 if source == INPUT else network.arrivals[source]
             wait = network.arrivals[index] - start + step - synapse.latency
@@ -257,6 +288,9 @@ def worst_case_current(network: Network, on: Chip) -> Iterator[Finding]:
     """The largest u that any input could cause within T steps, against the wrap at 2^23."""
     largest: list[int] = []
     for index, (name, layer) in enumerate(zip(network.names, network.layers, strict=True)):
+        if not isinstance(layer.neuron, Neuron):
+            largest.append(0)  # has no u of 24 bits, and is in no graph that could carry its input
+            continue
         a = 0 if layer.carry is None else largest[layer.carry]
         for synapse, sources in network.synapses(index):
             payload = network.payload_of(sources)
@@ -274,67 +308,83 @@ def worst_case_current(network: Network, on: Chip) -> Iterator[Finding]:
         yield Finding("u, worst case", name, level, used, formats.STATE_MAX, "u", message)
 
 
-def cores(network: Network, on: Chip) -> Iterator[Finding]:
-    """Neurons and synaptic memory, spread over cores: how many the network takes.
-
-    Synapses and axons are counted once for each of the sources that a synapse adds up, and again
-    where a layer carries another's input: the spikes come from different neurons, at different
-    steps.
-    """
-    total = 0
-    weight_bits: dict[int, int] = {}
-    for index, (name, shape) in enumerate(zip(network.names, network.shapes, strict=True)):
-        neurons = int(np.prod(shape))
-        by_neurons = math.ceil(neurons / on.neurons)
-        needed = one_neuron = axons = 0
-        connections = list(_connections(network, index))
-        for synapse, source, _ in connections:
-            bits = weight_bits.get(id(synapse)) or formats.weight_format(synapse.weight).bits
-            weight_bits[id(synapse)] = bits
-            # A convolution is counted unrolled, one copy of its kernel a neuron: an upper bound
-            # (Loihi 2 can share kernels; no public source says at what cost).
-            fan_in = int(np.prod(synapse.weight.shape[1:]))
-            needed += math.ceil(neurons * fan_in * bits / 8)
-            one_neuron += math.ceil(fan_in * bits / 8)
-            axons += int(np.prod(network.shape_of(source))) if isinstance(synapse, Dense) else 0
-        by_memory = math.ceil(needed / on.synapse_bytes)
-        level: Level = "ok" if one_neuron <= on.synapse_bytes else "error"
-        message = _cores(by_memory) if level == "ok" else "one neuron's synapses fill a core"
-        if connections:
-            allowed = by_memory * on.synapse_bytes
-            yield Finding("synaptic memory", name, level, needed, allowed, "bytes", message)
-        if on.axons is not None and axons:
-            level = "ok" if axons <= on.axons else "error"
-            message = "" if level == "ok" else "a core takes no more inputs: pool or split before"
-            yield Finding("input axons", name, level, axons, on.axons, "axons a core", message)
-        taken = max(by_neurons, by_memory)
-        total += taken
-        yield Finding(
-            "neurons", name, "ok", neurons, by_neurons * on.neurons, "neurons", _cores(taken)
-        )
-    level = "ok" if total <= on.cores else "error"
-    message = "" if level == "ok" else f"needs {math.ceil(total / on.cores)} chips"
-    yield Finding("cores", None, level, total, on.cores, f"cores of {on.name}", message)
-
-
 RULES: tuple[Callable[[Network, Chip], Iterator[Finding]], ...] = (
     weight_bits,
+    neurons,
     thresholds,
     biases,
     delays,
+    fan_in,
     branches,
     waits,
     graded_input,
     worst_case_current,
-    cores,
 )
+
+# --- rules about the cores ----------------------------------------------------------------------
+
+
+def memory(part: Partition) -> Iterator[Finding]:
+    """Neurons and their synapses, and the cores that they take."""
+    broken = {found.layer for found in part.broken if found.resource == "synapses"}
+    for index, name in enumerate(part.network.names):
+        pieces = part.of(index)
+        taken = _cores(len({piece.core for piece in pieces}))
+        needed = math.ceil(sum(piece.synapse_bits for piece in pieces) / 8)
+        if needed:
+            allowed = len(pieces) * part.chip.synapse_bytes
+            level: Level = "error" if index in broken else "ok"
+            message = "one neuron's synapses fill a core" if index in broken else taken
+            yield Finding("synaptic memory", name, level, needed, allowed, "bytes", message)
+        used, allowed = sum(piece.neurons for piece in pieces), len(pieces) * part.chip.neurons
+        yield Finding("neurons", name, "ok", used, allowed, "neurons", taken)
+
+
+def axons(part: Partition) -> Iterator[Finding]:
+    """Input and output axons: the most that a layer takes of a core."""
+    ways = (
+        ("input axons", "axons in", part.chip.axons, 2, "pool or split what feeds it"),
+        ("output axons", "axons out", part.chip.axons_out, 3, "feed fewer or smaller layers"),
+    )
+    for rule, resource, allowed, which, advice in ways:
+        broken = {found.layer: found.used for found in part.broken if found.resource == resource}
+        for index, name in enumerate(part.network.names):
+            if allowed is None:
+                continue
+            most = max(piece.load[which] for piece in part.of(index))
+            used = broken.get(index, most)
+            if used:
+                level: Level = "error" if index in broken else "ok"
+                message = f"a core takes no more: {advice}" if index in broken else ""
+                yield Finding(rule, name, level, used, allowed, "axons a core", message)
+
+
+def cores(part: Partition) -> Iterator[Finding]:
+    """The cores that the network takes, first fit, against those of the board."""
+    on = part.chip
+    allowed = on.cores * on.chips
+    level: Level = "ok" if part.cores <= allowed else "error"
+    message = ""
+    if level == "error":
+        message = f"needs {part.chips} chips: use fewer or smaller layers, or weights of fewer bits"
+        if any(isinstance(synapse, Conv) for _, synapse in _synapses(part.network)):
+            message += " (convolutions are counted unrolled)"
+    elif part.cores_apart > allowed:
+        level = "warning"
+        message = f"only where layers share cores: {part.cores_apart} if each has its own"
+    elif part.cores_apart > part.cores:
+        message = f"{part.cores_apart} if each layer has its own"
+    yield Finding("cores", None, level, part.cores, allowed, f"cores of {on.name}", message)
+
+
+PLACE_RULES: tuple[Callable[[Partition], Iterator[Finding]], ...] = (memory, axons, cores)
 
 # --- rules about data ---------------------------------------------------------------------------
 
 
 def seen_current(network: Network, activity: list[Activity]) -> Iterator[Finding]:
     """The largest u that these samples caused. Past 2^23 it wrapped, and its sign with it."""
-    for name, found in zip(network.names, activity, strict=True):
+    for name, found in _lif(network, activity):
         level: Level = "ok" if found.peak_u <= formats.STATE_MAX else "error"
         message = "" if level == "ok" else "u wrapped: use smaller weights or payloads"
         yield Finding("u, on data", name, level, found.peak_u, formats.STATE_MAX, "u", message)
@@ -342,7 +392,7 @@ def seen_current(network: Network, activity: list[Activity]) -> Iterator[Finding
 
 def seen_membrane(network: Network, activity: list[Activity]) -> Iterator[Finding]:
     """The largest v that these samples caused. From 2^23 it is clipped."""
-    for name, found in zip(network.names, activity, strict=True):
+    for name, found in _lif(network, activity):
         level: Level = "ok" if found.peak_v < formats.STATE_MAX else "warning"
         message = "" if level == "ok" else "v was clipped: use smaller weights or more leak"
         yield Finding("v, on data", name, level, found.peak_v, formats.STATE_MAX - 1, "v", message)
@@ -351,7 +401,7 @@ def seen_membrane(network: Network, activity: list[Activity]) -> Iterator[Findin
 def activity_range(network: Network, activity: list[Activity]) -> Iterator[Finding]:
     """A layer that is silent passes nothing on; one that always spikes, no more than a bias."""
     for name, layer, found in zip(network.names, network.layers, activity, strict=True):
-        if layer.neuron.vth is None:
+        if layer.neuron.vth is None or layer.neuron.graded:
             continue
         level: Level = "ok"
         message = f"rate {found.rate:.3f} spikes per neuron and step"
@@ -379,7 +429,14 @@ def _cores(count: int) -> str:
     return f"{count} core{'' if count == 1 else 's'}"
 
 
-def _synapses(network: Network) -> Iterator[tuple[str, Dense | Conv]]:
+def _lif(network: Network, activity: list[Activity]) -> Iterator[tuple[str, Activity]]:
+    """What layers of LIF neurons did: the others' states have other registers."""
+    for name, layer, found in zip(network.names, network.layers, activity, strict=True):
+        if isinstance(layer.neuron, Neuron):
+            yield name, found
+
+
+def _synapses(network: Network) -> Iterator[tuple[str, Dense | Conv | ComplexDense]]:
     """All synapses with a name: the layer's, if it is its only one."""
     for index, name in enumerate(network.names):
         synapses = network.synapses(index)
@@ -388,14 +445,9 @@ def _synapses(network: Network) -> Iterator[tuple[str, Dense | Conv]]:
                 yield name if len(synapses) == 1 else f"{index} {words}", synapse
 
 
-def _connections(network: Network, index: int) -> Iterator[tuple[Dense | Conv, int, int]]:
-    """What a layer needs on a chip: (synapse, source, steps that it is late in local time).
-
-    A synapse is there once for each of its sources, those of carried layers included.
-    """
-    by: int | None = index
-    while by is not None:
-        for synapse, sources in network.synapses(by):
-            if not isinstance(synapse, Inject):
-                yield from ((synapse, source, int(source >= by)) for source in sources)
-        by = network.layers[by].carry
+def _heard(synapse: Dense | Conv | ComplexDense, shape: Shape) -> NDArray[np.int64]:
+    """Synapses of each neuron: one number, or ``[H, W]`` as fewer taps lie within the image."""
+    if not isinstance(synapse, Conv):
+        return np.array(math.prod(shape))
+    rows, columns = (axis.fan_in() for axis in axes(synapse, shape))
+    return synapse.weight.shape[1] * rows[:, None] * columns
