@@ -34,11 +34,15 @@ def run(
     module = loop.restore(config, load(config.data), checkpoint or folder / loop.CHECKPOINT)
     if not module.on_grid:
         raise PumiceError(
-            f"{folder} trained neurons of form {config.neuron}: only those of form chip, on the "
-            "grid, can be exported"
+            f"{folder} trained neurons of form {config.neuron}: only those on the grid (chip, "
+            "soft) can be exported"
         )
     network = module.freeze()
     out = out or folder / "model.net"
     netx.write(network, out)
+    why_not = netx.why_not(network)
     rows = [("written", str(out)), *(("layer", name) for name in network.names)]
-    return Result({"model": str(out), "layers": list(network.names)}, table(rows))
+    if why_not is not None:
+        rows.append(("form", f"pumice's own, as Lava's netx cannot hold it: {why_not}"))
+    answer = {"model": str(out), "layers": list(network.names), "not_netx": why_not}
+    return Result(answer, table(rows))

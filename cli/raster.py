@@ -1,4 +1,4 @@
-"""A picture of what a network does with one sample: its spikes, layer under layer."""
+"""Pictures of what a network does with one sample: its spikes, layer under layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def draw(network: Network, trace: Trace, image: NDArray[Any], label: int, title:
     image: ``(H, W)``. label: its class.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
     hidden = [i for i, layer in enumerate(network.layers) if layer.neuron.vth is not None]
@@ -40,19 +39,7 @@ def draw(network: Network, trace: Trace, image: NDArray[Any], label: int, title:
     for row, index in enumerate(hidden):
         spikes = trace.spikes[index][:, 0].reshape(network.time_steps, -1)
         axes = figure.add_subplot(grid[row, 1])
-        neurons = spikes.shape[1]
-        axes.imshow(
-            spikes.T,
-            cmap=ListedColormap(["white", INK]),
-            vmin=0,
-            vmax=1,
-            aspect="auto",
-            origin="lower",
-            interpolation="nearest",
-            extent=(0.5, network.time_steps + 0.5, -0.5, neurons - 0.5),
-        )
-        for step in steps:  # a gap between steps
-            axes.axvline(step + 0.5, color="white", linewidth=6)
+        _raster(axes, spikes)
         axes.set_ylabel("neuron")
         axes.set_title(
             f"layer {network.names[index]}: {int(spikes.sum())} spikes",
@@ -88,6 +75,60 @@ def draw(network: Network, trace: Trace, image: NDArray[Any], label: int, title:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
     return content.getvalue()
+
+
+def layers(network: Network, trace: Trace, payloads: NDArray[Any]) -> bytes:
+    """A PNG: what the network is sent and the spikes of all of its layers, against the step.
+
+    trace: spikes of one sample, ``[T, 1, *shape]`` a layer. payloads: its own ``[T, 1, *shape]``.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    seen = [i for i, layer in enumerate(network.layers) if layer.neuron.vth is not None]
+    rows = [("input", payloads), *((f"layer {network.names[i]}", trace.spikes[i]) for i in seen)]
+    # Rows become lower where there are many: no picture grows without bound.
+    height = max(0.35, min(1.5, 60 / len(rows)))
+    total = 0.6 + height * len(rows)
+    figure = Figure(figsize=(8, total))
+    FigureCanvasAgg(figure)
+    steps = range(1, network.time_steps + 1)
+    for row, (name, numbers) in enumerate(rows):
+        flat = numbers[:, 0].reshape(network.time_steps, -1)
+        # Placed by hand: matplotlib's own layout takes its time over many rows.
+        bottom = (total - height * (row + 1)) / total
+        axes = figure.add_axes((0.05, bottom, 0.94, max(height - 0.25, height / 2) / total))
+        _raster(axes, flat)
+        binary = flat.min() >= 0 and flat.max() <= 1
+        what = f"{int(flat.sum())} spikes" if binary else f"values {flat.min()} to {flat.max()}"
+        size = 8 if height > 0.6 else 5
+        axes.set_title(f"{name}: {what}", loc="left", fontsize=size, color=INK, pad=2)
+        axes.set_yticks([])
+        axes.set_ylabel(f"{flat.shape[1]}", fontsize=size, color=INK)
+        _steps(axes, steps, labelled=row == len(rows) - 1)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()
+
+
+def _raster(axes: Any, numbers: NDArray[Any]) -> None:
+    """Spikes ``[T, neurons]`` as dots, or messages by how large they are; a gap between steps."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    steps, neurons = numbers.shape
+    axes.imshow(
+        numbers.T,
+        cmap=LinearSegmentedColormap.from_list("ink", ["white", INK]),
+        vmin=min(0, int(numbers.min())),
+        vmax=max(1, int(numbers.max())),
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        extent=(0.5, steps + 0.5, -0.5, neurons - 0.5),
+    )
+    if steps <= 32:
+        for step in range(1, steps + 1):
+            axes.axvline(step + 0.5, color="white", linewidth=min(6.0, 96 / steps))
 
 
 def _steps(axes: Any, steps: range, labelled: bool) -> None:

@@ -1,29 +1,53 @@
-"""The proof: an exported file on real samples, in the reference, the fast engine, and Lava.
+"""The proof: the same samples in several simulators, from the trainer's floats to Lava.
 
 Every layer's spikes, and on demand u and v, are compared number by number, and so is the readout
 of every sample. If anything differs, the first divergence is named: the first in the order in
-which things happen, so that what it caused does not hide it.
+which things happen, so that what it caused does not hide it; and its likely cause
+(:mod:`lava_export.causes`).
+
+Samples are taken in slices, and where a single one is too large for :data:`LIMIT`, layers too: what
+is held at a time is two simulators' numbers of one slice, of which counts remain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lava_export import netx, run
-from loihi import Network, lava_compat, reference
+from lava_export import causes, netx, run
+from lava_export.causes import Cause, Evidence
+from loihi import Network, PumiceError, decide, reference
 from loihi.engine import Engine
+from loihi.network import INPUT
 from loihi.reference import Trace
+
+LIMIT = 2**28
+"""Bytes that a slice may take; one sample of one layer is always taken."""
+HELD = 8
+"""How many times a slice's numbers are in memory: those of two simulators, and what a simulator
+needs to make and to hand over its own (the reference most, as measured)."""
 
 ORDER = ("u", "v", "spikes")
 """In each step of a neuron: first its current, then its membrane, then its spike."""
+FLOAT, GRID, LAVA = "float", "grid", "lava"
+SIMULATORS = (FLOAT, GRID, "reference", "engine", LAVA)
+"""The chain from the trained parameters to Lava. ``float`` is the one that need not be equal."""
+DEFAULT = ("reference", "engine", LAVA)
+_AS_GROUND = ("reference", GRID, "engine", LAVA)  # what the others are held against: the first
+
+Wanted = Mapping[str, Sequence[int]]
+"""State (``spikes``, ``u``, ``v``) to layer indices."""
 Observed = Mapping[tuple[str, int], NDArray[Any]]
 """For (state, layer index) an array ``[T, N, *shape]``."""
+Simulator = Callable[[NDArray[Any], Wanted], Observed]
+"""What it observes of payloads ``[T, N, *input_shape]``."""
+Encode = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -61,13 +85,41 @@ class LayerResult:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """What the grid costs: the network in real numbers (``float``) against one in integers.
+
+    against: which one. spikes: for each layer that can spike (name, how often a neuron spiked or
+    did not in both alike, how often it could).
+    decisions, samples: how many samples get the same answer, of how many.
+    """
+
+    against: str
+    spikes: tuple[tuple[str, int, int], ...]
+    decisions: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """The neuron at which numbers first differ, over the whole sample, u and v observed too.
+
+    states: for each simulator ``u``, ``v`` and ``spikes``, ``[T]`` each.
+    """
+
+    divergence: Divergence
+    states: dict[str, dict[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
 class VerifyResult:
     """What :func:`verify` found.
 
     compared, mismatches: numbers, those of all layers and the scores together.
     layers: the same for each layer, without the scores.
     first_divergence: None if there is none.
-    scores: ``[N, classes]`` as Lava has them.
+    scores: ``[N, classes]`` as Lava has them, or the last of the simulators compared.
+    between: what was compared. causes: why they differ, one for each simulator that does not do
+    what the chip does. neighbourhood: of the first divergence. agreement: of ``float``.
     """
 
     compared: int
@@ -75,6 +127,10 @@ class VerifyResult:
     first_divergence: Divergence | None
     layers: tuple[LayerResult, ...]
     scores: NDArray[np.int64]
+    between: tuple[str, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    neighbourhood: Neighbourhood | None = None
+    agreement: Agreement | None = None
 
 
 def verify(
@@ -83,82 +139,381 @@ def verify(
     *,
     states: bool = False,
     deadline: float | None = None,
+    between: Sequence[str] = DEFAULT,
+    others: Mapping[str, Simulator] | None = None,
+    networks: Mapping[str, Network] | None = None,
+    encode: Encode | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> VerifyResult:
     """Run the file ``path`` on payloads ``x`` ``[T, N, *input_shape]`` everywhere, and compare.
 
-    states: u and v of every layer as well, not only spikes. deadline: Lava's, in seconds.
+    states: u and v of every layer as well, not only spikes.
+    deadline: Lava's, in seconds, for each of its runs.
+    between: two or more of :data:`SIMULATORS`. others: those that are not made here (``grid``,
+        ``float``), from :mod:`trainer.observe`. networks: what these compute, where it may not be
+        the file's.
+    encode: makes payloads of ``x``, which then are samples ``[N, …]``, slice by slice.
+    progress: is told how many samples are done.
 
-    Raises what :func:`lava_export.run.run` raises: without Lava there is no proof, and none of a
-    network with branches.
+    Raises what :func:`lava_export.run.run` raises if Lava is one of them, and
+    :class:`PumiceError` for simulators that are not there.
     """
     network = netx.read(path)
-    if network.is_chain:  # else run.observe says what is to be done; Lava would not help
-        lava_compat.require()
-    record = list(ORDER if states else ("spikes",))
-    every = range(len(network.layers))
-    wanted: dict[str, Iterable[int]] = dict.fromkeys(record, every)
-    if network.readout == "membrane" and not states:
-        wanted["v"], record = [every[-1]], [*record, "v"]
-    in_lava = run.observe(network, Path(path), x, wanted, deadline)
-
-    def same_of(trace: Trace) -> Observed:
-        return {(state, index): getattr(trace, state)[index] for state, index in in_lava}
-
-    return compare(
-        network,
-        {
-            "reference": same_of(reference.run(network, x, record)),
-            "engine": same_of(Engine(network).run(x, record)),
-            "lava": in_lava,
-        },
-    )
+    names = _known(between, others or {})
+    if LAVA in names:  # what Lava cannot do, or is not there for, is said before anything starts
+        run.observe(network, Path(path), _nothing(network), {}, deadline)
+    simulators: dict[str, Simulator] = {
+        "reference": _recording(partial(reference.run, network)),
+        "engine": _recording(Engine(network).run) if "engine" in names else _nobody,
+        LAVA: lambda x, wanted: run.observe(network, Path(path), x, wanted, deadline),
+        **(others or {}),
+    }
+    used = {name: simulators[name] for name in names}
+    samples = _Samples(x, encode)
+    if not len(samples):
+        raise PumiceError("there are no samples to compare")
+    tally = _Tally(network, names, len(samples))
+    size, groups = _slices(network, states)
+    for start in range(0, len(samples), size):
+        payloads = samples[start : start + size]
+        for layers in groups:
+            wanted = _wanted(network, layers, states)
+            ground = used[tally.ground](payloads, wanted)
+            for name in names:
+                if name != tally.ground:
+                    tally.add(start, name, ground, used[name](payloads, wanted))
+            tally.close(start, ground, len(groups))
+        progress(min(start + size, len(samples)))
+    result = tally.result()
+    if result.first_divergence is None:
+        return result
+    return _explained(network, result, used, samples, size, networks or {})
 
 
 def compare(network: Network, found: Mapping[str, Observed]) -> VerifyResult:
-    """What several simulators observed of the same samples; ``found`` is by their names."""
-    names, observed = list(found), list(found.values())
-    first: tuple[tuple[int, ...], Divergence] | None = None
-    counts = np.zeros((len(network.layers), 2), dtype=np.int64)
-    for state, index in observed[0]:
-        arrays = [o[state, index] for o in observed]
-        differs = np.zeros(arrays[0].shape, dtype=np.bool_)
-        for other in arrays[1:]:
-            differs |= other != arrays[0]
-        counts[index] += differs.size, np.count_nonzero(differs)
-        if not differs.any():
-            continue
-        # Of a sample's numbers the earliest step comes first, then the layer, then the state.
-        sample, step, *neuron = min((n, t, *rest) for t, n, *rest in np.argwhere(differs).tolist())
-        at = (step, sample, *neuron)
-        order = (sample, step, index, ORDER.index(state), *neuron)
-        if first is None or order < first[0]:
-            values = {name: int(a[at]) for name, a in zip(names, arrays, strict=True)}
-            first = (
-                order,
-                Divergence(network.names[index], tuple(neuron), step + 1, sample, state, values),
-            )
-    scores = [_scores(network, o) for o in observed]
-    wrong = np.any([s != scores[0] for s in scores[1:]], axis=0)
-    divergence = first[1] if first else None
-    if divergence is None and wrong.any():
-        sample, neuron_index = (int(i) for i in np.argwhere(wrong)[0])
-        values = {n: int(s[sample, neuron_index]) for n, s in zip(names, scores, strict=True)}
-        divergence = Divergence(
-            network.names[-1], (neuron_index,), network.time_steps, sample, "score", values
-        )
-    return VerifyResult(
-        compared=int(counts[:, 0].sum()) + wrong.size,
-        mismatches=int(counts[:, 1].sum() + np.count_nonzero(wrong)),
-        first_divergence=divergence,
-        layers=tuple(
-            LayerResult(name, *pair)
-            for name, pair in zip(network.names, counts.tolist(), strict=True)
-        ),
-        scores=scores[-1],
-    )
+    """What several simulators observed of the same samples; ``found`` is by their names.
+
+    All of them must have observed the same states of the same layers.
+    """
+    first = next(iter(found.values()))
+    tally = _Tally(network, tuple(found), next(iter(first.values())).shape[1])
+    for name, observed in found.items():
+        if name != tally.ground:
+            tally.add(0, name, found[tally.ground], observed)
+    tally.close(0, found[tally.ground], 1)
+    return tally.result()
 
 
-def _scores(network: Network, observed: Observed) -> NDArray[np.int64]:
+# --- the simulators -----------------------------------------------------------------------------
+
+
+def _known(between: Sequence[str], others: Mapping[str, Simulator]) -> tuple[str, ...]:
+    for name in between:
+        if name not in SIMULATORS:
+            raise PumiceError(f"{name!r} is no simulator: use some of {', '.join(SIMULATORS)}")
+        if name in (FLOAT, GRID) and name not in others:
+            raise PumiceError(f"{name} is the trained module: name its run folder with --run")
+    names = tuple(name for name in SIMULATORS if name in between)
+    if len(names) < 2:
+        raise PumiceError(f"two simulators at least are compared, of {', '.join(SIMULATORS)}")
+    return names
+
+
+def _recording(run: Callable[[NDArray[Any], Iterable[str]], Trace]) -> Simulator:
+    """A simulator of ours, whose traces have all layers."""
+
+    def observe(x: NDArray[Any], wanted: Wanted) -> Observed:
+        trace = run(x, [state for state in wanted if wanted[state]])
+        return {
+            (state, index): getattr(trace, state)[index]
+            for state, indices in wanted.items()
+            for index in indices
+        }
+
+    return observe
+
+
+def _nobody(x: NDArray[Any], wanted: Wanted) -> Observed:
+    raise RuntimeError("not asked for")
+
+
+def _nothing(network: Network) -> NDArray[Any]:
+    """The payloads of no sample."""
+    return np.zeros((network.time_steps, 0, *network.input_shape), dtype=np.uint8)
+
+
+class _Samples:
+    """Payloads by slices of samples, encoded when they are needed."""
+
+    def __init__(self, x: NDArray[Any], encode: Encode | None) -> None:
+        self.x, self.encode = x, encode
+
+    def __len__(self) -> int:
+        return len(self.x) if self.encode is not None else self.x.shape[1]
+
+    def __getitem__(self, some: slice) -> NDArray[Any]:
+        return self.x[:, some] if self.encode is None else self.encode(self.x[some])
+
+
+# --- slices -------------------------------------------------------------------------------------
+
+
+def _wanted(network: Network, layers: Sequence[int], states: bool) -> dict[str, list[int]]:
+    """What is compared of these layers; the state that the readout reads is always among it."""
+    wanted = {state: list(layers) for state in (ORDER if states else ("spikes",))}
     last = len(network.layers) - 1
-    traces = {s: [observed[s, last]] if (s, last) in observed else [] for s in ORDER}
-    return reference.scores(network, Trace(**traces))
+    if not states and network.readout == "membrane" and last in layers:
+        wanted["v"] = [last]
+    return wanted
+
+
+def _bytes(network: Network, index: int, states: bool) -> int:
+    """What the numbers of one sample of a layer take while they are compared."""
+    spikes = 4 if network.layers[index].neuron.graded else 1
+    last = index == len(network.layers) - 1
+    numbers = spikes + (8 if states else 4 if last else 0)
+    return HELD * network.time_steps * int(np.prod(network.shapes[index])) * numbers
+
+
+def _slices(network: Network, states: bool) -> tuple[int, list[list[int]]]:
+    """How many samples are taken at a time, and the layers: together, if that can be."""
+    sizes = [_bytes(network, index, states) for index in range(len(network.layers))]
+    groups: list[list[int]] = [[]]
+    room = LIMIT
+    for index, size in enumerate(sizes):
+        if groups[-1] and size > room:
+            groups.append([])
+            room = LIMIT
+        groups[-1].append(index)
+        room -= size
+    return max(1, LIMIT // sum(sizes)), groups
+
+
+# --- counting -----------------------------------------------------------------------------------
+
+
+class _Tally:
+    """What remains of the slices: counts, the first divergence, the scores."""
+
+    def __init__(self, network: Network, names: Sequence[str], samples: int) -> None:
+        self.network, self.names = network, tuple(names)
+        self.exact = tuple(name for name in names if name != FLOAT)
+        self.ground = min(
+            self.exact,
+            key=lambda name: _AS_GROUND.index(name) if name in _AS_GROUND else -1,
+        )
+        self.counts = np.zeros((len(network.layers), 2), dtype=np.int64)
+        self.alike = np.zeros((len(network.layers), 2), dtype=np.int64)  # of float: same, of
+        shape = (samples, network.classes)
+        self.scores: dict[str, NDArray[Any]] = {
+            name: np.zeros(shape, dtype=np.float64 if name == FLOAT else np.int64) for name in names
+        }
+        self.first: dict[str, tuple[tuple[int, ...], Divergence]] = {}
+        self._differs: dict[tuple[str, int], NDArray[np.bool_]] = {}
+
+    def add(self, start: int, name: str, ground: Observed, found: Observed) -> None:
+        """What a simulator observed of some layers of the samples from ``start``."""
+        for key, numbers in ground.items():
+            if name == FLOAT:
+                if key[0] == "spikes" and self.network.layers[key[1]].neuron.vth is not None:
+                    same = int(np.count_nonzero(found[key] == numbers))
+                    self.alike[key[1]] += same, numbers.size
+                continue
+            differs = found[key] != numbers
+            if key in self._differs:
+                self._differs[key] |= differs
+            else:
+                self._differs[key] = differs
+            if differs.any():
+                self._note(start, name, key, differs, numbers, found[key])
+        self._read(start, name, found)
+
+    def close(self, start: int, ground: Observed, groups: int) -> None:
+        """All simulators have been added for these layers and samples."""
+        self._read(start, self.ground, ground)
+        for (_, index), differs in self._differs.items():
+            self.counts[index] += differs.size, np.count_nonzero(differs)
+        self._differs = {}
+
+    def _note(
+        self,
+        start: int,
+        name: str,
+        key: tuple[str, int],
+        differs: NDArray[np.bool_],
+        ground: NDArray[Any],
+        found: NDArray[Any],
+    ) -> None:
+        state, index = key
+        # Of a sample's numbers the earliest step comes first, then the layer, then the state.
+        flat = differs.reshape(*differs.shape[:2], -1)
+        sample = int(flat.any(axis=(0, 2)).argmax())
+        step = int(flat[:, sample].any(axis=1).argmax())
+        neuron = tuple(np.argwhere(differs[step, sample])[0].tolist())
+        order = (start + sample, step, index, ORDER.index(state), *neuron)
+        if name in self.first and self.first[name][0] <= order:
+            return
+        at = (step, sample, *neuron)
+        values = {self.ground: int(ground[at]), name: int(found[at])}
+        layer = self.network.names[index]
+        there = Divergence(layer, neuron, step + 1, start + sample, state, values)
+        self.first[name] = (order, there)
+
+    def _read(self, start: int, name: str, observed: Observed) -> None:
+        last = len(self.network.layers) - 1
+        state = "v" if self.network.readout == "membrane" else "spikes"
+        if (state, last) not in observed:
+            return
+        found = observed[state, last]
+        trace = Trace([], [], [])
+        getattr(trace, state).append(found)
+        if name == FLOAT:
+            read = found[-1] if state == "v" else found.sum(axis=0)
+            scores = read.reshape(found.shape[1], -1)
+        else:
+            scores = reference.scores(self.network, trace)
+        self.scores[name][start : start + found.shape[1]] = scores
+
+    def result(self) -> VerifyResult:
+        """All of it."""
+        ground = self.scores[self.ground]
+        exact = [self.scores[name] for name in self.exact]
+        wrong = np.any([s != ground for s in exact], axis=0)
+        divergence = self._first_of_all()
+        if divergence is None and wrong.any():
+            at = tuple(np.argwhere(wrong)[0].tolist())
+            values = {name: int(self.scores[name][at]) for name in self.exact}
+            divergence = Divergence(
+                self.network.names[-1], at[1:], self.network.time_steps, at[0], "score", values
+            )
+        return VerifyResult(
+            compared=int(self.counts[:, 0].sum()) + (wrong.size if len(self.exact) > 1 else 0),
+            mismatches=int(self.counts[:, 1].sum() + np.count_nonzero(wrong)),
+            first_divergence=divergence,
+            layers=tuple(
+                LayerResult(name, *pair)
+                for name, pair in zip(self.network.names, self.counts.tolist(), strict=True)
+            ),
+            scores=self.scores[self.exact[-1]],
+            between=self.names,
+            agreement=self._agreement(),
+        )
+
+    def _first_of_all(self) -> Divergence | None:
+        """The first, with what everybody has there: ground's, if not what was noted."""
+        if not self.first:
+            return None
+        least, first = min(self.first.values(), key=lambda noted: noted[0])
+        values = dict.fromkeys(self.exact, first.values[self.ground])
+        for name, (order, there) in self.first.items():
+            if order == least:
+                values[name] = there.values[name]
+        return replace(first, values=values)
+
+    def _agreement(self) -> Agreement | None:
+        if FLOAT not in self.names:
+            return None
+        counts = zip(self.network.names, self.alike.tolist(), strict=True)
+        spikes = tuple((name, same, of) for name, (same, of) in counts if of)
+        alike = decide(self.scores[FLOAT]) == decide(self.scores[self.ground])
+        return Agreement(self.ground, spikes, int(alike.sum()), len(alike))
+
+
+# --- why ----------------------------------------------------------------------------------------
+
+
+def _explained(
+    network: Network,
+    result: VerifyResult,
+    simulators: Mapping[str, Simulator],
+    samples: _Samples,
+    size: int,
+    networks: Mapping[str, Network],
+) -> VerifyResult:
+    """The sample of the first divergence once more, with all its states, and what they say."""
+    first = result.first_divergence
+    assert first is not None
+    last = len(network.layers) - 1
+    index = network.names.index(first.layer)
+    total = sum(_bytes(network, i, True) for i in range(last + 1))
+    if total <= LIMIT:
+        layers = list(range(last + 1))
+    else:  # those that have a part in it, as long as there is room for one sample
+        layers = sorted((causes.needed(network, index) | {index}) - {INPUT})
+    # Those before it in its slice go with it: what is carried over comes from them.
+    begin = max(first.sample // size * size, first.sample + 1 - max(1, LIMIT // total))
+    payloads = samples[begin : first.sample + 1]
+    wanted = dict.fromkeys(ORDER, layers)
+    found = {name: simulate(payloads, wanted) for name, simulate in simulators.items()}
+    its = {name: {key: a[:, -1:] for key, a in seen.items()} for name, seen in found.items()}
+    exact = {name: seen for name, seen in its.items() if name != FLOAT}
+    again = compare(network, exact).first_divergence
+    if again is None:
+        text = (
+            f"samples {begin} to {first.sample} run again without those before are the same "
+            "everywhere: something is carried over between samples, or changes from run to run"
+        )
+        unknown = Cause("not seen again", text, " and ".join(exact), first.layer)
+        return replace(result, causes=(unknown,))
+    origin = replace(again, sample=first.sample)
+    index = network.names.index(origin.layer)
+    reasons: list[Cause] = []
+    for name in exact:
+        theirs = networks.get(name, network)
+        reason = None if theirs is network else causes.another_network(network, theirs, name)
+        if reason is None and origin.state != "score":
+            evidence = _evidence(network, index, origin, payloads, found[name])
+            reason = None if evidence is None else causes.explain(evidence, name)
+        if reason is not None:
+            reasons.append(reason)
+    if not reasons:
+        text = "each does what the chip does with what it gets there: they do not get the same"
+        reasons.append(Cause("unknown", text, " and ".join(exact), origin.layer))
+    place: tuple[Any, ...] = (slice(None), 0, *origin.neuron)
+    if origin.state == "score":
+        place = (slice(None), 0, *np.unravel_index(origin.neuron[0], network.shapes[index]))
+    states = {
+        name: {state: seen[state, index][place] for state in ORDER} for name, seen in its.items()
+    }
+    return replace(result, causes=tuple(reasons), neighbourhood=Neighbourhood(origin, states))
+
+
+def _evidence(
+    network: Network, index: int, at: Divergence, payloads: NDArray[Any], found: Observed
+) -> Evidence | None:
+    """Around a divergence in the last of the samples observed; None if a source was not."""
+    needed = causes.needed(network, index)
+    if any(("spikes", source) not in found for source in needed - {INPUT}):
+        return None
+    shape = network.input_shape
+    sent: dict[int, NDArray[Any]] = {
+        source: payloads[:, -1].reshape(len(payloads), *shape)
+        if source == INPUT
+        else found["spikes", source][:, -1]
+        for source in needed
+    }
+    before = None
+    if payloads.shape[1] > 1:
+        before = found["u", index][-1, -2], found["v", index][-1, -2]
+    numbers = {state: found[state, index][:, -1] for state in ORDER}
+    return Evidence(network, index, sent, numbers, (at.step - 1, *at.neuron), before)
+
+
+def rows(result: VerifyResult) -> Iterator[tuple[str, str]]:
+    """The result in words, a line each: what, and how much of it."""
+    yield "mismatches", f"{result.mismatches:,} of {result.compared:,} numbers compared"
+    for layer in result.layers:
+        if layer.compared:
+            yield f"  layer {layer.name}", f"{layer.mismatches:,} of {layer.compared:,}"
+    yield "first", str(result.first_divergence) if result.first_divergence else "none"
+    if (near := result.neighbourhood) is not None and near.divergence != result.first_divergence:
+        yield "  with u and v", str(near.divergence)
+    for cause in result.causes:
+        yield "  likely cause", str(cause)
+    if (agreed := result.agreement) is not None:
+        yield "float", f"against {agreed.against}: what the grid costs, no errors"
+        for name, same, of in agreed.spikes:
+            share = f"{same:,} of {of:,} spikes the same, {same / of:.2%}"
+            yield f"  layer {name}", share
+        share = f"{agreed.decisions / agreed.samples:.2%}"
+        yield "  answers", f"{agreed.decisions:,} of {agreed.samples:,} the same, {share}"

@@ -158,7 +158,7 @@ class TestTrain:
         code, answer = ask("train", "--data", data, *SHORT, *options)
         assert (code, answer["model"]) == (0, None)
         assert not (out / "model.net").exists()
-        assert "only those of form chip, on the grid, can be exported" in refuse("export", out)
+        assert "only those on the grid (chip, soft) can be exported" in refuse("export", out)
 
     def test_refuses_settings_that_do_not_exist(self, refuse):
         assert "--set nrom=ws: use NAME=VALUE with one of data, " in refuse(
@@ -214,6 +214,17 @@ class TestExport:
         assert code == 0
         assert answer["model"] == str(tmp_path / "again.net")
         assert netx.read(tmp_path / "again.net") == netx.read(model)
+
+    def test_of_a_run_that_held_data_out_and_a_soft_reset(self, place, ask, tmp_path):
+        """What netx cannot hold is said."""
+        settings = (*SHORT, "--set", "neuron=soft", "--validation", "0.25", "--epochs", "1")
+        out = tmp_path / "run"
+        code, _ = ask("train", "--data", place / "data.npz", *settings, "--out", out)
+        assert code == 0
+        code, answer = ask("export", out, "--out", tmp_path / "again.net")
+        assert code == 0
+        assert netx.read(tmp_path / "again.net") == netx.read(out / "model.net")
+        assert answer["not_netx"].endswith("netx has no soft reset")
 
     def test_takes_a_checkpoint(self, place, model, ask, tmp_path):
         checkpoint = place / "run" / "checkpoint.safetensors"

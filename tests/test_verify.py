@@ -1,13 +1,25 @@
-"""verify finds nothing where there is nothing, and names the first of what is planted."""
+"""verify finds nothing where there is nothing, and names the first of what is planted.
+
+The causes of what it finds are in test_causes.py, the page that it writes in test_report.py.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from test_causes import running, with_neuron, with_weight
+from test_graph import recurrent, sew
 from test_lava_run import injected, small
 
+from cli.main import main
 from lava_export import netx, run, verify
 from lava_export.verify import compare
 from loihi import (
@@ -18,6 +30,7 @@ from loihi import (
     Network,
     Neuron,
     PumiceError,
+    SigmaDelta,
     lava_compat,
     reference,
 )
@@ -101,6 +114,26 @@ def test_it_is_said_who_disagrees() -> None:
     assert first.values["engine"] != first.values["reference"] == first.values["lava"]
 
 
+def test_several_can_disagree() -> None:
+    """Each with its own: all numbers count, and the first is the earliest, whoever's it is."""
+    engine, lava = observed(), observed()
+    engine["v", 1][3, 2, 4] ^= 1
+    lava["v", 1][3, 2, 5] ^= 1
+    lava["u", 0][4, 0, 6] ^= 1
+    result = compare(network(), {"reference": observed(), "engine": engine, "lava": lava})
+    assert result.mismatches == 3
+    first = result.first_divergence
+    assert first is not None
+    assert (first.sample, first.layer, first.neuron) == (0, network().names[0], (6,))
+    assert first.values["engine"] == first.values["reference"] != first.values["lava"]
+    engine["u", 0][4, 0, 6] ^= 2  # the same number, and another one again
+    first = compare(
+        network(), {"reference": observed(), "engine": engine, "lava": lava}
+    ).first_divergence
+    assert first is not None
+    assert len(set(first.values.values())) == 3
+
+
 def test_a_last_membrane_counts_in_states_and_score() -> None:
     lava = observed()
     lava["v", 2][-1, 2, 1] += 5
@@ -158,3 +191,380 @@ def test_without_lava_there_is_no_proof(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(lava_compat, "status", lambda: absent)
     with pytest.raises(PumiceError, match="Lava is needed for this: pip install it"):
         verify.verify(tmp_path / "model.net", payloads())
+
+
+# --- which simulators ---------------------------------------------------------------------------
+
+WITHOUT_LAVA = ("reference", "engine")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    netx.write(network(), tmp_path / "model.net")
+    return tmp_path / "model.net"
+
+
+def test_without_lava_the_others_are_compared(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = lava_compat.LavaStatus(False, None, None, None, "pip install it")
+    monkeypatch.setattr(lava_compat, "status", lambda: absent)
+    result = verify.verify(model, payloads(), between=WITHOUT_LAVA)
+    assert (result.mismatches, result.between) == (0, WITHOUT_LAVA)
+    assert result.compared == (8 + 6 + 3 + 3) * 6 * 4 + 3 * 4
+    np.testing.assert_array_equal(result.scores, reference.predict(network(), payloads()))
+
+
+def test_any_of_them_in_the_order_of_the_chain(model: Path) -> None:
+    others = {"grid": running(network())}
+    between = ("engine", "grid", "reference")
+    result = verify.verify(model, payloads(), between=between, others=others, states=True)
+    assert (result.mismatches, result.between) == (0, ("grid", "reference", "engine"))
+    assert result.compared == 3 * (8 + 6 + 3) * 6 * 4 + 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("between", "words"),
+    [
+        (("reference", "loihi"), "'loihi' is no simulator: use some of float, grid, reference"),
+        (("reference",), "two simulators at least"),
+        (("engine", "engine"), "two simulators at least"),
+        (("grid", "engine"), "grid is the trained module: name its run folder with --run"),
+    ],
+)
+def test_refuses(between: tuple[str, ...], words: str, model: Path) -> None:
+    with pytest.raises(PumiceError, match=words):
+        verify.verify(model, payloads(), between=between)
+
+
+def test_no_samples(model: Path) -> None:
+    with pytest.raises(PumiceError, match="there are no samples to compare"):
+        verify.verify(model, payloads(0), between=WITHOUT_LAVA)
+
+
+@pytest.mark.parametrize("make", [sew, recurrent])
+def test_graphs(make: Callable[[Any], Network], tmp_path: Path) -> None:
+    graph = make(np.random.default_rng(0))
+    netx.write(graph, tmp_path / "model.net")
+    x = np.random.default_rng(1).integers(0, 2, (graph.time_steps, 3, *graph.input_shape))
+    result = verify.verify(tmp_path / "model.net", x, states=True, between=WITHOUT_LAVA)
+    assert result.mismatches == 0
+    neurons = sum(int(np.prod(shape)) for shape in graph.shapes)
+    assert result.compared == 3 * neurons * graph.time_steps * 3 + graph.classes * 3
+
+
+def test_neurons_that_send_numbers() -> None:
+    """Graded messages are compared as they are; a cause is looked for in LIF layers only."""
+    rng = np.random.default_rng(4)
+    layers = (
+        Layer(Dense(rng.integers(-9, 9, (4, 5))), SigmaDelta(vth=2)),
+        Layer(Dense(rng.integers(-9, 9, (3, 4))), INTEGRATOR),
+    )
+    graded = Network((5,), layers, Encoding("events", 6))
+    trace = reference.run(graded, payloads(), STATES)
+    true = {(state, i): getattr(trace, state)[i] for state in STATES for i in range(2)}
+    wrong = {key: array.copy() for key, array in true.items()}
+    wrong["spikes", 0][3, 1, 2] += 300
+    result = compare(graded, {"reference": true, "engine": wrong})
+    assert result.mismatches == 1
+    first = result.first_divergence
+    assert first is not None
+    assert first.values["engine"] - first.values["reference"] == 300
+
+
+# --- slices -------------------------------------------------------------------------------------
+
+
+def odd_network() -> Network:
+    return with_neuron(network(), 1, dv=161)
+
+
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("limit", [1, 300, 1700, 20_000, 2**28])
+def test_slices_change_nothing(
+    limit: int, states: bool, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a layer of a sample at a time to all at once; nothing larger is ever asked for."""
+    asked: list[int] = []
+
+    def simulators() -> dict[str, verify.Simulator]:
+        def counting(simulate: verify.Simulator) -> verify.Simulator:
+            def observe(x: np.ndarray, wanted: verify.Wanted) -> verify.Observed:
+                seen = simulate(x, wanted)
+                asked.append(sum(array.nbytes for array in seen.values()))
+                return seen
+
+            return observe
+
+        other = with_weight(network(), 1, lambda w: np.where(w == w.max(), 5, w))
+        return {"grid": counting(running(other))}
+
+    def found() -> verify.VerifyResult:
+        return verify.verify(
+            model, payloads(9), states=states, between=("grid", "reference"), others=simulators()
+        )
+
+    whole = found()
+    assert whole.mismatches > 50
+    asked.clear()
+    monkeypatch.setattr(verify, "LIMIT", limit)
+    result = found()
+    np.testing.assert_array_equal(result.scores, whole.scores)
+    for name in ("compared", "mismatches", "first_divergence", "layers"):
+        assert getattr(result, name) == getattr(whole, name)
+    one = max(verify._bytes(network(), index, states) for index in range(3)) // verify.HELD
+    comparing = asked[:-1]  # the last is the sample that is looked into
+    assert max(comparing) <= max(limit // verify.HELD, one)
+    if limit == 2**28:
+        assert len(comparing) == 1
+    if limit == 1:
+        assert len(comparing) == 9 * 3
+
+
+def test_lava_is_run_once_a_slice(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+
+    def observe(net: Network, path: Path, x: np.ndarray, wanted: Any, deadline: Any) -> Any:
+        runs.append(x.shape[1])
+        return running(net)(x, wanted) if x.shape[1] else {}
+
+    monkeypatch.setattr(run, "observe", observe)
+    assert verify.verify(model, payloads(9)).mismatches == 0
+    assert runs == [0, 9]  # it is asked first whether it can run this at all
+    monkeypatch.setattr(
+        verify, "LIMIT", 4 * sum(verify._bytes(network(), index, False) for index in range(3))
+    )
+    runs.clear()
+    assert verify.verify(model, payloads(9)).mismatches == 0
+    assert runs == [0, 4, 4, 1]
+
+
+def test_samples_are_encoded_slice_by_slice(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "LIMIT", 1)
+    encoded: list[int] = []
+    x = np.moveaxis(payloads(5), 1, 0)
+
+    def encode(samples: np.ndarray) -> np.ndarray:
+        encoded.append(len(samples))
+        return network().encoding.encode(samples)
+
+    done: list[int] = []
+    result = verify.verify(model, x, between=WITHOUT_LAVA, encode=encode, progress=done.append)
+    assert result.mismatches == 0
+    assert (encoded, done) == ([1] * 5, [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(result.scores, reference.predict(network(), payloads(5)))
+
+
+def test_memory_does_not_grow_with_the_samples(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "LIMIT", 2**19)
+    peaks = []
+    for samples in (300, 300, 2400):  # the first one makes what is made once
+        x = np.broadcast_to(np.moveaxis(payloads(1), 1, 0), (samples, 6, 5))
+        tracemalloc.start()
+        try:
+            encode = network().encoding.encode
+            result = verify.verify(model, x, states=True, between=WITHOUT_LAVA, encode=encode)
+        finally:
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert result.compared == samples * (3 * (8 + 6 + 3) * 6 + 3)
+    scores = 8 * 3 * 2 * 2400
+    assert peaks[2] < 1.2 * peaks[1] + 2 * scores
+    assert peaks[1] < 2**21  # and a megabyte that is there whatever the limit
+
+
+# --- the neighbourhood of a divergence ----------------------------------------------------------
+
+
+def test_what_spikes_do_not_show_is_looked_up(model: Path) -> None:
+    """Where spikes alone were compared, u and v may have differed before."""
+    x = payloads(60)
+    odd = running(odd_network())
+    result = verify.verify(model, x, between=("grid", "reference"), others={"grid": odd})
+    first, near = result.first_divergence, result.neighbourhood
+    assert first is not None and near is not None
+    assert first.state == "spikes"
+    assert near.divergence.state == "v"
+    assert (near.divergence.sample, near.divergence.layer) == (first.sample, "1 dense 8-6")
+    assert near.divergence.step < first.step
+    truth = reference.run(network(), x, STATES)
+    wrong = reference.run(odd_network(), x, STATES)
+    for name, trace in (("reference", truth), ("grid", wrong)):
+        for state in STATES:
+            expected = getattr(trace, state)[1][:, first.sample, near.divergence.neuron[0]]
+            np.testing.assert_array_equal(near.states[name][state], expected)
+    assert near.divergence.values["reference"] != near.divergence.values["grid"]
+
+
+# --- a run's own module -------------------------------------------------------------------------
+
+MODELS = {
+    "images": ("--model", "4c3-2a-6c2-12r", "--set", "bias=true", "--set", "norm=ws"),
+    "memory": ("--model", "12-10", "--set", "du=2500", "--set", "dv=200", "--set", "norm=bn"),
+    "read by spikes": ("--model", "12-10", "--set", "readout=spikes", "--set", "neuron=soft"),
+    "branches": (
+        "--model",
+        "sew_resnet18/16",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (40, 1, 8, 8), dtype=np.uint8), np.arange(40) % 3
+    path = tmp_path_factory.mktemp("data") / "data.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x[::2], y_test=y[::2])
+    return path
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def trained(
+    request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run folder; its loss may be as it likes."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    settings = ("--time-steps", "5", "--epochs", "1", "--lr", "3", "--out", str(folder))
+    assert main(("train", "--data", str(data), *MODELS[request.param], *settings)) == 0
+    return folder
+
+
+def ask(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict[str, Any]]:
+    capfd.readouterr()
+    code = main([*map(str, arguments), "--json"])
+    return code, json.loads(capfd.readouterr().out)
+
+
+def test_the_trainers_own_numbers(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Every u, v and spike of its forward pass is the reference's; the real numbers are near."""
+    code, answer = ask(
+        *(capfd, "verify", "--run", trained, "--samples", 12, "--states"),
+        *("--between", "float,grid,reference,engine"),
+    )
+    assert code == 0, answer
+    frozen = netx.read(trained / "model.net")
+    neurons = sum(int(np.prod(shape)) for shape in frozen.shapes)
+    assert answer["compared"] == 12 * (3 * neurons * 5 + 3)
+    assert answer["mismatches"] == 0
+    assert answer["between"] == ["float", "grid", "reference", "engine"]
+    agreed = answer["float"]
+    assert agreed["samples"] == 12
+    first = agreed["spikes"][0]
+    assert 0.8 < first[1] / first[2] < 1
+    assert all(same <= of for _, same, of in agreed["spikes"])
+
+
+def test_a_checkpoint_that_went_on_is_found(
+    trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The file is of the run before: in what, and where it shows first."""
+    frozen = netx.read(trained / "model.net")
+    changed = with_weight(frozen, 0, lambda w: np.where(w == w.max(), w - 40, w))
+    netx.write(changed, tmp_path / "old.net")
+    code, answer = ask(
+        *(capfd, "verify", tmp_path / "old.net", "--run", trained, "--samples", 4, "--states"),
+        *("--between", "grid,reference"),
+    )
+    assert code == 1
+    (cause,) = answer["causes"]
+    assert (cause["name"], cause["simulator"]) == ("another network", "grid")
+    assert cause["layer"] == frozen.names[0]
+    assert answer["first_divergence"]["layer"] == frozen.names[0]
+
+
+@pytest.fixture(scope="module")
+def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that held samples out."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    settings = ("--model", "10", "--time-steps", "4", "--epochs", "1", "--validation", "0.25")
+    assert main(("train", "--data", str(data), *settings, "--out", str(out))) == 0
+    return out
+
+
+class TestRun:
+    """How the command takes a run folder, and refuses one."""
+
+    def refused(self, capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+        code, answer = ask(capfd, "verify", *arguments)
+        assert code == 1
+        assert set(answer) == {"error"}
+        return str(answer["error"])
+
+    def test_held_out_samples(self, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        between = ("--between", "grid,engine")
+        code, answer = ask(capfd, "verify", "--run", folder, *between, "--samples", 10)
+        assert (code, answer["mismatches"]) == (0, 0)
+        assert "1 to 10 for test" in self.refused(capfd, "--run", folder, "--samples", 11)
+
+    def test_refuses_another_model(
+        self, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        own = netx.read(folder / "model.net")
+        netx.write(replace(own, layers=own.layers[:1]), tmp_path / "other.net")
+        between = ("--between", "grid,engine")
+        line = self.refused(capfd, tmp_path / "other.net", "--run", folder, *between)
+        assert "other.net is not of this run: its shapes is" in line
+
+    def test_refuses_what_is_not_there(
+        self, folder: Path, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        model = folder / "model.net"
+        assert "Name a MODEL.net, or --run" in self.refused(capfd)
+        assert "Use --data, or --run" in self.refused(capfd, model)
+        grid = ("--data", data, "--between", "grid,engine")
+        assert "grid is the trained module: name its" in self.refused(capfd, model, *grid)
+        assert "config.toml" in self.refused(capfd, "--run", tmp_path)
+        shutil.copytree(folder, tmp_path / "run")
+        (tmp_path / "run" / "model.net").unlink()
+        assert "model.net: cannot be read" in self.refused(capfd, "--run", tmp_path / "run")
+        one = ("--run", folder, "--between", "grid")
+        assert "two simulators at least" in self.refused(capfd, *one)
+
+    def test_refuses_neurons_that_have_no_integers(
+        self, data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        settings = ("--model", "10", "--time-steps", "4", "--epochs", "1", "--set", "neuron=hard")
+        out = tmp_path / "run"
+        assert main(("train", "--data", str(data), *settings, "--out", str(out))) == 0
+        assert "trained neurons of form hard" in self.refused(capfd, "--run", out)
+
+
+@pytest.mark.parametrize("neuron", ["chip", "soft"])
+def test_real_numbers_are_the_grids_where_nothing_is_rounded(neuron: str) -> None:
+    """Even weights, whole thresholds and biases, no decay: all numbers are the chip's, pools too;
+    and with a leak they are not, by fractions of a register's unit."""
+    import torch
+
+    from trainer import observe, zoo
+    from trainer.layers import POOL_WEIGHT
+
+    module = zoo.build("4c3-2a-10", (1, 8, 8), 3, Encoding("events", 5), neuron=neuron, bias=True)
+    x = (np.random.default_rng(0).random((5, 6, 1, 8, 8)) < 0.5).astype(np.uint8)
+    generator = torch.Generator().manual_seed(0)
+    module.calibrate(torch.from_numpy(x.astype(np.float32)), generator)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("bias"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 9)
+            step = 2 if name.endswith("weight") else 1
+            parameter.copy_((parameter / step).round() * step)
+    wanted = {state: range(len(module.chain)) for state in STATES}
+
+    def both() -> Iterator[tuple[tuple[str, int], np.ndarray, np.ndarray]]:
+        grid = observe.observe(observe.ready(module), x, wanted)
+        real = observe.observe(observe.in_real_numbers(module), x, wanted)
+        # Pooling weighs a spike 1 / 4 in place of 64.
+        units = {1: POOL_WEIGHT * 4}
+        for key, numbers in grid.items():
+            unit = 1 if key[0] == "spikes" else units.get(key[1], 1)
+            yield key, numbers, real[key] * unit
+
+    for key, grid, real in both():
+        assert np.count_nonzero(grid) > 0 or key == ("spikes", 3)
+        np.testing.assert_array_equal(grid, real, err_msg=str(key))
+    with torch.no_grad():
+        for layer in module.chain[::2]:
+            assert layer.neurons is not None
+            layer.neurons.dv.fill_(400.0)
+    v = {key: (grid, real) for key, grid, real in both()}["v", 0]
+    assert 0 < np.abs(v[0] - v[1])[:2].max() < 2

@@ -150,7 +150,12 @@ LOSSES: dict[str, Loss] = {
 
 
 def restore(config: TrainConfig, dataset: Dataset, path: Path) -> SpikingNetwork:
-    """The network in a checkpoint that a run of ``config`` on ``dataset`` left, on the CPU."""
+    """The network in a checkpoint that a run of ``config`` on ``dataset`` left, on the CPU.
+
+    dataset: all of it; what the config holds out for validation is held out here, as in training.
+    """
+    if config.validation:
+        dataset = hold_out(dataset, config.validation, config.seed)
     network = build_network(config, dataset)
     _Run(config, dataset, network, path.parent).load(path)
     return network
