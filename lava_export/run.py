@@ -1,10 +1,15 @@
-"""Run a netx file in Lava's CPU simulator, through Intel's own loader, on a batch of samples.
+"""Run a file's network in Lava's CPU simulator on a batch of samples.
 
-Samples follow each other without a pause, T steps each: every layer clears its state (LIFReset) in
-the step in which a sample's first spikes reach it, so that the layers work on neighbouring samples
-at the same time and nothing mixes. Nothing clears the spikes that are under way in a synapse with
-delays: there each sample has a run of its own. What comes back is in each layer's local time, like
-the reference's and the engine's: compare them number by number.
+What netx can hold goes through Intel's own loader: then it is the file that is shown to be right.
+Everything else (branches, loops, soft resets) is wired here, from the network that is in the file
+(:mod:`lava_export.wiring`).
+
+Samples follow each other, T steps each: every layer clears its state (LIFReset) in the step in
+which a sample's first spikes reach it, so that the layers work on neighbouring samples at the same
+time and nothing mixes. Nothing clears the spikes that are under way in a chain's delays: there each
+sample has a run of its own. In a graph with delays samples are as many steps apart as the longest
+of them. What comes back is in each layer's local time, like the reference's and the engine's:
+compare them number by number.
 """
 
 from __future__ import annotations
@@ -14,10 +19,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lava_export import netx, supervise
+from lava_export import netx, supervise, wiring
 from loihi import Dense, Inject, Network, formats, lava_compat, reference
 from loihi.reference import STATES, Trace
 
@@ -28,8 +34,11 @@ RESTART = 10.0
 STEP = 1.0
 """Seconds that it gets for a step: some two milliseconds is usual, half a second for a large
 convolution on a busy machine."""
-
-_DTYPES = {"spikes": np.uint8, "u": np.int32, "v": np.int32}
+PROCESS = 1.0
+"""Seconds that it gets for each of a network's neurons and synapses, which are processes all."""
+CHANNEL = 4
+"""Messages that a channel between two processes has room for. One is under way at a time; Lava's
+own 64 take gigabytes for large images."""
 
 
 def run(
@@ -45,7 +54,8 @@ def run(
     record: of ``spikes``, ``u``, ``v``, as in :func:`loihi.reference.run`, whose Trace this is.
     deadline: seconds; by default as many as a slow machine may need.
 
-    Raises :class:`lava_export.netx.NetxError` for the file and where its network has branches,
+    Raises :class:`lava_export.netx.NetxError` for the file,
+    :class:`lava_export.wiring.WiringError` for a loop that is too slow for Lava,
     :class:`loihi.errors.PumiceError` where Lava is not installed or ``x`` does not fit,
     :class:`lava_export.supervise.ChildError` for what goes wrong in Lava.
     """
@@ -90,57 +100,76 @@ def observe(
 
     network: what is in ``path``. record: state to layer indices, ``{"v": [2]}``.
     Returns for each (state, index) an array ``[T, N, *shape]``, in local time.
+
+    What is asked for is all that is recorded: where a network's states on all samples would not
+    fit into memory, ask for some layers, or some samples of ``x``, at a time.
     """
-    if not network.is_chain:
-        raise netx.NetxError(f"{path}: {netx.CHAINS_ONLY}")
+    arrivals = wiring.arrivals(network)  # refuses a loop before anything starts
     lava_compat.require()
     x = network.check_payloads(x)
     steps, samples = x.shape[:2]
-    lag = network.arrivals[-1]
     taps = [(state, index) for state, indices in record.items() for index in indices]
+    dtypes = [_dtype(network, state, index) for state, index in taps]
     if not samples or not steps:
         return {
-            (state, index): np.zeros((steps, samples, *network.shapes[index]), dtype=_DTYPES[state])
-            for state, index in taps
+            (state, index): np.zeros((steps, samples, *network.shapes[index]), dtype=dtype)
+            for (state, index), dtype in zip(taps, dtypes, strict=True)
         }
+    with h5py.File(path, "r") as file:  # netx has loops too, and clears none between samples
+        through_netx = netx.GRAPH not in file and network.is_chain
     static = x.strides[0] == 0  # then one step says it all
     first = network.layers[0].synapse
-    rows = np.moveaxis(x[:1] if static else x, 0, 1)
+    rows = np.moveaxis(x[:1] if static else x, 0, 1)  # [N, T, *shape]
+    shape = rows.shape[:2]
     rows = rows.reshape(-1, *network.input_shape)
-    rows = rows.reshape(len(rows), -1) if isinstance(first, Dense) else _turned(rows)
-    runs, together = (samples, 1) if network.has_delays else (1, samples)
-    total = steps * together + lag
+    flat = through_netx and isinstance(first, Dense)
+    rows = rows.reshape(len(rows), -1) if flat else _turned(rows)
+    runs, together = (samples, 1) if wiring.apart(network) else (1, samples)
+    interval = wiring.interval(network)
+    total = interval * together + max(arrivals)
+    if deadline is None:
+        each = PROCESS * wiring.processes(network) + RESTART + STEP * total
+        deadline = START + runs * each
     result = supervise.run(
         _in_lava,
-        deadline=START + runs * (RESTART + STEP * total) if deadline is None else deadline,
+        deadline=deadline,
         path=str(path.resolve()),
-        x=rows.reshape(runs, -1, *rows.shape[1:]),
+        through_netx=through_netx,
+        x=rows.reshape(runs, together, shape[1], *rows.shape[1:]),
         repeat=steps if static else 1,
-        interval=steps,
+        interval=interval,
         total=total,
         # To Lava any number above 0 means that spikes have payloads.
         message_bits=0 if network.encoding.binary else formats.WEIGHT_BITS,
         current=isinstance(first, Inject),
         taps=taps,
+        dtypes=[dtype.str for dtype in dtypes],
     )
     found = {}
     for state, index in taps:
-        arrival, shape = network.arrivals[index], network.shapes[index]
-        rows = result[f"{state}-{index}"][:, arrival : arrival + steps * together]
-        rows = _turned(rows.reshape(samples * steps, *shape[::-1]))
-        found[state, index] = np.moveaxis(rows.reshape(samples, steps, *shape), 0, 1)
+        shape = network.shapes[index]
+        rows = result.pop(f"{state}-{index}")[:, arrivals[index] :][:, : interval * together]
+        rows = rows.reshape(samples, interval, *shape[::-1])[:, :steps]
+        found[state, index] = np.moveaxis(_turned(rows), 0, 1)
     return found
+
+
+def _dtype(network: Network, state: str, index: int) -> np.dtype[Any]:
+    """Spikes in a byte, everything else, what graded neurons send included, in 32 bits."""
+    spikes = state == "spikes" and not network.layers[index].neuron.graded
+    return np.dtype(np.uint8 if spikes else np.int32)
 
 
 def _turned(rows: NDArray[Any]) -> NDArray[Any]:
     """Images from (C, H, W) to Lava's (W, H, C), or back; rows that are no images as they are."""
-    return rows.transpose(0, 3, 2, 1) if rows.ndim == 4 else rows
+    return np.swapaxes(rows, -1, -3) if rows.ndim > 3 else rows
 
 
 def _in_lava(
     folder: Path,
     *,
     path: str,
+    through_netx: bool,
     x: NDArray[Any],
     repeat: int,
     interval: int,
@@ -148,51 +177,67 @@ def _in_lava(
     message_bits: int,
     current: bool,
     taps: list[tuple[str, int]],
+    dtypes: list[str],
 ) -> dict[str, NDArray[Any]]:
-    """In the supervised child: for each of ``x`` ``[runs, rows, *shape]`` a run of ``total`` steps.
+    """In the supervised child: for each of ``x`` ``[runs, samples, rows, *shape]`` a run of
+    ``total`` steps.
 
     Returns for each of ``taps`` an array ``state-layer`` of ``[runs, total, *shape]``, in Lava's
     time and order. ``current``: the first block has neurons, and x goes straight into them.
     """
     supervise.prepare_lava()
-    from lava.lib.dl.netx import hdf5
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
-    from lava.proc.lif.process import LIFReset
 
-    from lava_export.processes.taps import Source, TappedLIFReset
+    from lava_export.processes.taps import MODELS, Source
 
     payloads = folder / "payloads.npy"
     np.save(payloads, x)
     files: dict[str, Path] = {}
     for run_index in range(len(x)):
-        net = hdf5.Network(
-            net_config=path,
-            input_message_bits=message_bits,
-            reset_interval=interval,
-            # A block of synapses hears at step 2 what was sent at step 1; neurons hear it at once.
-            reset_offset=0 if current else 1,
-        )
         source = Source(
-            file=str(payloads), index=run_index, shape=tuple(x.shape[2:]), repeat=repeat
+            file=str(payloads),
+            index=run_index,
+            shape=tuple(x.shape[3:]),
+            repeat=repeat,
+            interval=interval,
         )
-        source.s_out.connect(net.in_layer.neuron.a_in if current else net.inp)
+        if through_netx:
+            layers = _load(path, source.s_out, interval, message_bits, current)
+        else:
+            wired = wiring.build(netx.read(path))
+            wired.feed(source.s_out)
+            layers = wired.layers
         mine: dict[int, dict[str, str]] = {}
-        for state, index in taps:
-            block, name = net.layers[index], f"{state}-{index}"
+        for (state, index), dtype in zip(taps, dtypes, strict=True):
+            name = f"{state}-{index}"
             if not run_index:
-                shape = (len(x), total, *(int(n) for n in block.shape))
+                shape = (len(x), total, *(int(n) for n in layers[index].neuron.s_out.shape))
                 files[name] = folder / f"{name}.npy"
-                np.lib.format.open_memmap(files[name], "w+", _DTYPES[state], shape)
+                np.lib.format.open_memmap(files[name], "w+", dtype, shape)
             mine.setdefault(index, {})[state] = str(files[name])
         for index, its_files in mine.items():
-            net.layers[index].neuron.proc_params.overwrite("taps", (its_files, run_index))
-        net.run(
+            layers[index].neuron.proc_params.overwrite("taps", (its_files, run_index))
+        source.run(
             condition=RunSteps(num_steps=total),
-            run_cfg=Loihi2SimCfg(
-                select_tag="fixed_pt", exception_proc_model_map={LIFReset: TappedLIFReset}
-            ),
+            run_cfg=Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=MODELS),
+            compile_config={"pypy_channel_size": CHANNEL},
         )
         if run_index + 1 < len(x):  # the last one is ended faster by the supervisor
-            net.stop()
+            source.stop()
     return {name: np.load(file, mmap_mode="r") for name, file in files.items()}
+
+
+def _load(path: str, port: Any, interval: int, message_bits: int, current: bool) -> Any:
+    """The layers of a file, through netx, fed by ``port``."""
+    from lava.lib.dl.netx import hdf5
+
+    net = hdf5.Network(
+        net_config=path,
+        input_message_bits=message_bits,
+        reset_interval=interval,
+        # A block of synapses hears at step 2 what was sent at step 1; neurons hear it at once.
+        reset_offset=0 if current else 1,
+    )
+    port.connect(net.in_layer.neuron.a_in if current else net.inp)
+    return net.layers

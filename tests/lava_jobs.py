@@ -110,6 +110,22 @@ def kill_a_lava_process(folder: Path, **arguments: Any) -> dict[str, Any]:
     return _in_lava(folder=folder, **arguments)
 
 
+def without_wiring(folder: Path, **arguments: Any) -> dict[str, Any]:
+    """A run that only Intel's loader can do."""
+    from lava_export import wiring
+
+    del wiring.build
+    return _in_lava(folder=folder, **arguments)
+
+
+def without_netx(folder: Path, **arguments: Any) -> dict[str, Any]:
+    """A run that Intel's loader has no part in."""
+    from lava_export import run
+
+    del run._load
+    return _in_lava(folder=folder, **arguments)
+
+
 def hang_in_lava(folder: Path, note: str, **arguments: Any) -> dict[str, Any]:
     """A run that stops at step 3 and says in ``note`` that it is there, and who it is."""
     from loihi import lava_compat
@@ -159,7 +175,10 @@ def run_several(folder: Path, paths: list[str], **payloads: np.ndarray) -> dict[
     states = ("spikes", "u", "v")
     found = {}
     for number, path in enumerate(paths):
-        trace = run.run(path, payloads[f"x{number}"], states)
+        x = payloads[f"x{number}"]
+        if len(x) and (x == x[0]).all():
+            x = np.broadcast_to(x[0], x.shape)  # as a static image comes; files do not keep that
+        trace = run.run(path, x, states)
         for state in states:
             for index, rows in enumerate(getattr(trace, state)):
                 found[f"{state}-{number}-{index}"] = rows

@@ -23,7 +23,7 @@ from random_networks import graphs, payloads
 
 from cli import raster
 from cli.main import main
-from lava_export import netx, run, verify
+from lava_export import netx
 from loihi import (
     INTEGRATOR,
     Conv,
@@ -409,19 +409,8 @@ def test_graphs_have_no_hardware_time_yet() -> None:
         reference.stream(network, np.zeros((5, 1, 2, 4, 4), dtype=np.uint8))
 
 
-def test_lava_and_learning_are_refused_in_a_line(tmp_path: Path) -> None:
-    """Whether Lava is installed or not."""
-    network, path = recurrent(np.random.default_rng(0)), tmp_path / "model.net"
-    netx.write(network, path)
-    x = np.zeros((7, 2, 4), dtype=np.uint8)
-    for attempt in (
-        lambda: run.run(path, x),
-        lambda: run.predict(path, x),
-        lambda: run.run_network(network, x),
-        lambda: verify.verify(path, x),
-    ):
-        with pytest.raises(PumiceError, match=r"model\.net: Lava's netx cannot hold branches: sim"):
-            attempt()  # type: ignore[no-untyped-call]
+def test_learning_is_refused_in_a_line() -> None:
+    network, x = recurrent(np.random.default_rng(0)), np.zeros((7, 2, 4), dtype=np.uint8)
     with pytest.raises(PumiceError, match="branches or recurrence cannot learn on the chip yet"):
         learn(network, x, np.zeros(2, dtype=int))
 
@@ -441,11 +430,34 @@ def test_a_graph_on_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixtur
     main(("check", model, "--data", data, "--json"))
     rules = json.loads(capfd.readouterr().out)["rules"]
     assert {"branches", "branch delay"} <= {rule["rule"] for rule in rules}
-    for command in (("simulate", model, "--engine", "lava"), ("verify", model, "--samples", "2")):
-        assert main((*command, "--data", data)) == 1
-        said = capfd.readouterr()
-        assert "Lava's netx cannot hold branches: simulate with --engine fast or" in said.err
-        assert "Traceback" not in said.err and said.out == ""
+
+
+@pytest.mark.lava
+@pytest.mark.parametrize("build", [sew, long_loop])
+def test_a_graph_on_the_command_line_in_lava(
+    build: Callable[..., Network], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It runs and is proved; a loop that is too slow for Lava is refused in a line."""
+    rng = np.random.default_rng(1)
+    network = replace(build(rng), encoding=Encoding("rate", 5, low=0, high=255))
+    model, data = str(tmp_path / "model.net"), str(tmp_path / "data.npz")
+    netx.write(network, model)
+    x = rng.integers(0, 256, (2, *network.input_shape), dtype=np.uint8)
+    np.savez(data, x_train=x, y_train=[0, 1], x_test=x, y_test=[0, 1])
+    for command in (
+        ("simulate", model, "--engine", "lava"),
+        ("verify", model, "--samples", "2", "--json"),
+    ):
+        code, said = main((*command, "--data", data)), capfd.readouterr()
+        assert "Traceback" not in said.err
+        if build is sew:
+            assert code == 0
+        else:
+            assert code == 1
+            assert said.err.count("too slow for Lava and a chip") == 1
+            continue
+        if command[0] == "verify":
+            assert json.loads(said.out)["mismatches"] == 0
 
 
 def test_a_picture_of_a_graph() -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import lava_jobs
 import numpy as np
 import pytest
@@ -255,6 +256,62 @@ def test_predict(make: Callable[[], Network], tmp_path: Path) -> None:
     x = data(network, 4)
     expected = reference.predict(network, x)
     np.testing.assert_array_equal(run.predict(tmp_path / "model.net", x), expected)
+
+
+def recurrent_file(path: Path) -> None:
+    """netx's recurrent layer, which is none of our chains: nothing clears its loop there."""
+    rng = np.random.default_rng(8)
+    with h5py.File(path, "w") as file:
+        layer = file.create_group("layer/0")
+        layer["type"], layer["shape"] = np.array([b"dense_rec"], dtype="S10"), [6]
+        layer["weight"] = 2 * rng.integers(-60, 60, (6, 9))
+        layer["weight_rec"] = 2 * rng.integers(-60, 60, (6, 6))
+        layer["bias"], layer["neuron/type"] = np.full(6, 20), np.bytes_("CUBA")
+        layer["neuron/iDecay"], layer["neuron/vDecay"] = 1024, 128
+        layer["neuron/vThMant"], file["simulation/tSample"] = 90, 7
+
+
+def resonator_file(path: Path) -> None:
+    """Complex weights; netx derives the neurons' numbers from others."""
+    rng = np.random.default_rng(9)
+    with h5py.File(path, "w") as file:
+        layer = file.create_group("layer/0")
+        layer["type"], layer["shape"] = np.array([b"dense"], dtype="S10"), [6]
+        layer["weight/real"] = 2 * rng.integers(-60, 60, (6, 9))
+        layer["weight/imag"] = 2 * rng.integers(-60, 60, (6, 9))
+        layer["neuron/type"], layer["neuron/vThMant"] = np.bytes_("RF_IZHIKEVICH"), 40
+        layer["neuron/sinDecay"], layer["neuron/cosDecay"] = 2338, 3218
+        file["simulation/tSample"] = 7
+
+
+@pytest.mark.lava
+@pytest.mark.exactness
+@pytest.mark.parametrize(
+    ("make", "job"),
+    [
+        (functools.partial(netx.write, vector()), lava_jobs.without_wiring),
+        (resonator_file, lava_jobs.without_wiring),
+        (recurrent_file, lava_jobs.without_netx),
+    ],
+)
+def test_chains_go_through_intels_loader_and_the_rest_does_not(
+    make: Callable[[Path], None],
+    job: Callable[..., object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And nothing is recorded but what is asked for."""
+    make(path := tmp_path / "model.net")
+    network = netx.read(path)
+    x = data(vector(), 3)
+    last = len(network.layers) - 1
+    monkeypatch.setattr(run, "_in_lava", job)
+    found = run.observe(network, path, x, {"v": [last], "spikes": [0]})
+    expected = reference.run(network, x, STATES)
+    assert list(found) == [("v", last), ("spikes", 0)]
+    for (state, index), rows in found.items():
+        np.testing.assert_array_equal(rows, getattr(expected, state)[index])
+    assert expected.spikes[0].any()
 
 
 @pytest.mark.lava

@@ -7,7 +7,7 @@ Files hold time first; a layer's numbers are in Lava's own order, (W, H, C) for 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
@@ -19,17 +19,24 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.lif.models import PyLifResetModelBitAcc
-from lava.proc.lif.process import LIFReset
+from lava.proc.rf.models import PyRFModelFixed
+from lava.proc.rf_iz.models import PyRF_IZModelFixed
+from lava.proc.sdn.models import PyDeltaModelFixed, PySigmaDeltaModelFixed, PySigmaModelFixed
+
+from lava_export.processes.soft_lif import SoftLIFModel
 
 
 class Source(AbstractProcess):
-    """Sends the rows of a file, each ``repeat`` steps long, then zeros.
+    """Sends samples from a file, one every ``interval`` steps, and zeros between and after them.
 
-    file: ``.npy`` of whole numbers ``[runs, rows, *shape]``; ``index`` says which run this is.
+    file: ``.npy`` of whole numbers ``[runs, samples, rows, *shape]``; ``index`` says which run this
+        is. repeat: the steps that a row is sent for.
     """
 
-    def __init__(self, *, file: str, index: int, shape: tuple[int, ...], repeat: int) -> None:
-        super().__init__(file=file, index=index, shape=shape, repeat=repeat)
+    def __init__(
+        self, *, file: str, index: int, shape: tuple[int, ...], repeat: int, interval: int
+    ) -> None:
+        super().__init__(file=file, index=index, shape=shape, repeat=repeat, interval=interval)
         self.s_out = OutPort(shape=shape)
 
 
@@ -43,25 +50,27 @@ class SourceModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.rows = np.load(proc_params["file"], mmap_mode="r")[proc_params["index"]]
-        self.repeat = proc_params["repeat"]
+        self.samples = np.load(proc_params["file"], mmap_mode="r")[proc_params["index"]]
+        self.repeat, self.interval = proc_params["repeat"], proc_params["interval"]
         self.silence = np.zeros(proc_params["shape"], dtype=np.int32)
 
     def run_spk(self) -> None:
         """One step."""
-        row = (self.time_step - 1) // self.repeat
-        self.s_out.send(self.rows[row].astype(np.int32) if row < len(self.rows) else self.silence)
+        sample, step = divmod(self.time_step - 1, self.interval)
+        row = step // self.repeat
+        sends = sample < len(self.samples) and row < self.samples.shape[1]
+        self.s_out.send(self.samples[sample, row].astype(np.int32) if sends else self.silence)
 
 
-@implements(proc=LIFReset, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class TappedLIFReset(PyLifResetModelBitAcc):
-    """Lava's own model, unchanged; what it sent, and its u and v after each step, go to files.
+class _Tapped(PyLoihiProcessModel):
+    """Lava's own model, unchanged; what it sent, and its states after each step, go to files.
 
     The process parameter ``taps`` is the files, ``{"spikes": path, "u": path, "v": path}``, all of
-    them optional and each ``.npy`` of ``[runs, steps, *shape]``; and which run this is.
+    them optional and each ``.npy`` of ``[runs, steps, *shape]``; and which run this is. ``names``:
+    what Lava calls u and v (:class:`loihi.reference.Trace`).
     """
+
+    names: ClassVar[dict[str, str]]
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
@@ -84,4 +93,21 @@ class TappedLIFReset(PyLifResetModelBitAcc):
         """One step of Lava's."""
         super().run_spk()
         for state, rows in self.taps.items():
-            rows[self.time_step - 1] = getattr(self, state)
+            rows[self.time_step - 1] = getattr(self, self.names[state])
+
+
+MODELS: dict[Any, Any] = {
+    model.implements_process: type(
+        f"Tapped{model.__name__}", (_Tapped, model), {"names": {"u": u, "v": v}}
+    )
+    for model, u, v in (
+        (PyLifResetModelBitAcc, "u", "v"),
+        (SoftLIFModel, "u", "v"),
+        (PyDeltaModelFixed, "act", "act"),
+        (PySigmaDeltaModelFixed, "sigma", "act"),
+        (PySigmaModelFixed, "sigma", "sigma"),
+        (PyRFModelFixed, "real", "imag"),
+        (PyRF_IZModelFixed, "real", "imag"),
+    )
+}
+"""A process's tapped model; for a run configuration's ``exception_proc_model_map``."""

@@ -1,0 +1,424 @@
+"""Any network as Lava processes, branches, additions and loops included, without netx.
+
+:func:`build` is for scripts of your own, that have Lava at hand::
+
+    from loihi import lava_compat
+    lava_compat.install()  # before anything of Lava's: makes it importable past its own pins
+
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+    from lava_export import netx, wiring
+
+    wired = wiring.build(netx.read("model.net"))
+    wired.feed(source.s_out)  # a process of yours, that sends a payload in each step
+    wired.layers[-1].neuron.s_out.connect(sink.a_in)
+    source.run(condition=RunSteps(num_steps=100), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+
+Synapses and neurons are Lava's own; ours are neurons with a soft reset, for which Lava has none
+(:mod:`lava_export.processes.soft_lif`), and what makes spikes wait
+(:mod:`lava_export.processes.hold`).
+
+What comes when: a synapse takes a step, so a layer is as many steps behind the input as its longest
+way has synapses (:func:`arrivals`), and on a shorter way spikes wait. A loop has to be done within
+the step by which its spikes come late in :class:`loihi.network.Layer`'s equations: one synapse from
+a layer back to itself is, several layers in a loop are only with delays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loihi import (
+    ComplexDense,
+    Conv,
+    Delta,
+    Dense,
+    Inject,
+    Network,
+    Neuron,
+    PumiceError,
+    Resonator,
+    Sigma,
+    Synapse,
+    formats,
+)
+from loihi.network import INPUT, Shape
+from loihi.neurons import AnyNeuron
+
+NEVER = 1 << 17
+"""A threshold mantissa that no v exceeds: it stops short of 2^17 << 6."""
+CONV_MAX = 127
+"""Beyond this, Lava's own Conv turns its stride, groups and so on into other numbers."""
+
+
+class WiringError(PumiceError):
+    """A network that no wiring of Lava processes can run in time."""
+
+
+@dataclass(frozen=True)
+class WiredLayer:
+    """The Lava processes of one layer. Images are in Lava's order, ``(W, H, C)``.
+
+    neuron: LIFReset, SoftLIF, Delta, SigmaDelta, Sigma, RF or RF_IZ; ``neuron.s_out`` sends, and
+        ``neuron.u``, ``neuron.v`` (``sigma``, ``act``, ``real``, ``imag``) are its states.
+    synapses: Dense, DelayDense or Conv, in the order of :meth:`loihi.network.Network.synapses`, of
+        a complex one the real and the imaginary part; an input layer's has none. After its own
+        come the copies of those whose input it carries.
+    """
+
+    neuron: Any
+    synapses: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Wired:
+    """A network's Lava processes.
+
+    layers: as the network's.
+    holds: processes between them, in which spikes wait for those of a longer way.
+    arrivals: the sample's first step reaches layer l in step ``arrivals[l] + 1``.
+    interval: steps from the start of one sample to the start of the next.
+    inputs: the ports that hear the network's input; see :meth:`feed`.
+    """
+
+    layers: tuple[WiredLayer, ...]
+    holds: tuple[Any, ...]
+    arrivals: tuple[int, ...]
+    interval: int
+    inputs: tuple[Any, ...]
+
+    def feed(self, port: Any) -> None:
+        """Connect the network's input to an OutPort of your own.
+
+        port: of the shape of the network's input, an image in Lava's order ``(W, H, C)``. In each
+            step it has to send a payload: the T of a sample, then zeros up to ``interval``.
+        """
+        for target in self.inputs:
+            _connect(port, target)
+
+
+def build(network: Network) -> Wired:
+    """``network`` as Lava processes, connected with each other; where Lava is imported.
+
+    Samples can follow each other, one each ``interval`` steps, unless :func:`apart`: then each
+    needs processes of its own.
+
+    Raises :class:`WiringError`, with the layers, for a loop that cannot be in time.
+    """
+    wiring = _Wiring(network)
+    return Wired(
+        wiring.layers(),
+        tuple(wiring.holds.values()),
+        wiring.arrivals,
+        interval(network),
+        tuple(wiring.inputs),
+    )
+
+
+# --- when things arrive -------------------------------------------------------------------------
+
+
+def apart(network: Network) -> bool:
+    """Whether samples that follow each other would mix, so that each needs a run of its own.
+
+    Nothing clears the spikes under way in a chain's delays, nor the state of neurons that know no
+    reset. (In a graph, whose time begins with the sample, holds keep out what is not of it.)
+    """
+    return not network.resets or (network.is_chain and network.has_delays)
+
+
+def interval(network: Network) -> int:
+    """Steps from a sample to the next: T, and in a graph a pause as long as its longest delay."""
+    longest = 0
+    if not network.is_chain:
+        for index in range(len(network.layers)):
+            for _, synapse, _ in _heard(network, index):
+                longest = max(longest, *_delays(synapse))
+    return network.time_steps + longest
+
+
+def arrivals(network: Network) -> tuple[int, ...]:
+    """Steps by which each layer lags behind the input, so that all of a step's spikes can be there.
+
+    As :attr:`loihi.network.Network.arrivals`, and later where a later layer feeds an earlier one.
+    A :class:`WiringError` that names the loop where there is no such time.
+    """
+    found = list(network.arrivals)
+    because: dict[int, int] = {}  # the source that a layer last had to wait for
+    needed = [
+        (index, source, synapse.latency - (source >= by) - _delays(synapse)[0])
+        for index in range(len(network.layers))
+        for by, synapse, sources in _heard(network, index)
+        for source in sources
+        if source != INPUT
+    ]
+    for _ in range(len(found) + 1):
+        late = [(i, s, lag) for i, s, lag in needed if found[i] < found[s] + lag]
+        if not late:
+            return tuple(found)
+        for index, source, lag in late:
+            if found[index] < found[source] + lag:
+                found[index], because[index] = found[source] + lag, source
+    # It never ends: whoever follows the reasons for long enough walks round in a loop.
+    at = late[0][0]
+    for _ in found:
+        at = because[at]
+    loop = [at]
+    while (at := because[at]) != loop[0]:
+        loop.append(at)
+    slow = sum(max(lag for i, s, lag in needed if (i, s) == (k, because[k])) for k in loop)
+    names = ", ".join(network.names[index] for index in sorted(loop))
+    raise WiringError(
+        f"the loop over layers {names} is {slow} step{'s' * (slow > 1)} too slow for Lava and a "
+        "chip, where each synapse takes one: feed layers back to themselves, or give its synapses "
+        f"{slow} more of delay"
+    )
+
+
+def processes(network: Network) -> int:
+    """How many neuron and synapse processes Lava runs for it; holds not counted."""
+    heard = (len(list(_heard(network, index))) for index in range(len(network.layers)))
+    return len(network.layers) + sum(heard)
+
+
+def _heard(network: Network, index: int) -> Iterator[tuple[int, Synapse, tuple[int, ...]]]:
+    """All synapses at a layer's neurons: the layer that they belong to (its own come first, then
+    those of the layers that it carries), the synapse, and its sources."""
+    by: int | None = index
+    while by is not None:
+        for synapse, sources in network.synapses(by):
+            yield by, synapse, sources
+        by = network.layers[by].carry
+
+
+def _delays(synapse: Synapse) -> tuple[int, int]:
+    """The shortest and the longest."""
+    if not isinstance(synapse, Dense) or synapse.delay is None:
+        return 0, 0
+    return int(synapse.delay.min()), int(synapse.delay.max())
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+class _Wiring:
+    """Processes of a network while they are being connected."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.arrivals, self.interval = network, arrivals(network), interval(network)
+        self.inputs: list[Any] = []
+        self.holds: dict[tuple[Any, ...], Any] = {}
+        self.neurons = [
+            _neuron(layer.neuron, shape, self.interval, arrival + 1)
+            for layer, shape, arrival in zip(
+                network.layers, network.shapes, self.arrivals, strict=True
+            )
+        ]
+
+    def layers(self) -> tuple[WiredLayer, ...]:
+        """Connect everything."""
+        synapses: list[list[Any]] = [[] for _ in self.neurons]
+        for index in range(len(self.neurons)):
+            for by, synapse, sources in _heard(self.network, index):
+                synapses[index] += self._synapse(index, by, synapse, sources)
+        for index in self._silent():
+            synapses[index].append(self._silence(index))
+        return tuple(
+            WiredLayer(neuron, tuple(its))
+            for neuron, its in zip(self.neurons, synapses, strict=True)
+        )
+
+    def _synapse(
+        self, index: int, by: int, synapse: Synapse, sources: tuple[int, ...]
+    ) -> list[Any]:
+        """The processes of a synapse between its sources and a layer's neurons."""
+        network, starts = self.network, {INPUT: 0, **dict(enumerate(self.arrivals))}
+        waits = {
+            source: self.arrivals[index] - starts[source] + (source >= by) - synapse.latency
+            for source in sources
+        }
+        longest = _delays(synapse)[1]
+        if (early := min(waits.values())) < 0:  # its delays are long enough: see arrivals()
+            assert isinstance(synapse, Dense) and synapse.delay is not None
+            synapse = replace(synapse, delay=synapse.delay + early)
+        neuron, message = self.neurons[index], network.payload_of(sources)
+        processes = _synapses(synapse, network.shape_of(sources[0]), message)
+        if isinstance(synapse, Inject):
+            into = [neuron.a_in]
+        else:
+            into = [process.s_in for process in processes]
+            onto = [neuron.a_in] if len(processes) == 1 else [neuron.a_real_in, neuron.a_imag_in]
+            for process, port in zip(processes, onto, strict=True):
+                process.a_out.connect(port)
+        for source in sources:
+            late = source >= by
+            # What comes late or by delay would reach the next sample; and, before the first has
+            # begun, a bias makes spikes that belong to none. A chain is in the chip's own time.
+            keep_out = not network.is_chain and source != INPUT and (late or longest > 0)
+            length = network.time_steps - late if keep_out else None
+            for port in into:
+                self._hear(source, waits[source] - min(early, 0), length, port)
+        return processes
+
+    def _hear(self, source: int, wait: int, length: int | None, port: Any) -> None:
+        """Connect a source, after so many steps, its first ``length`` of a sample or all, with a
+        port."""
+        if not wait and length is None:
+            if source == INPUT:
+                self.inputs.append(port)
+            else:
+                _connect(self.neurons[source].s_out, port)
+            return
+        key = (source, wait, length)
+        if key not in self.holds:
+            from lava_export.processes.hold import Hold
+
+            shape = self.network.shape_of(source)[::-1]
+            window = None if length is None else (self.arrivals[source] + 1, length, self.interval)
+            self.holds[key] = Hold(shape=shape, steps=wait, window=window)
+            self._hear(source, 0, None, self.holds[key].s_in)
+        _connect(self.holds[key].s_out, port)
+
+    def _silent(self) -> list[int]:
+        """One layer of each part of the network that is not connected with the input.
+
+        Lava finds processes by following connections, and runs those that it finds.
+        """
+        parts = {node: {node} for node in range(INPUT, len(self.neurons))}
+        for index in range(len(self.neurons)):
+            for _, _, sources in _heard(self.network, index):
+                for source in sources:
+                    joined = parts[index] | parts[source]
+                    parts.update(dict.fromkeys(joined, joined))
+        return sorted({min(part) for part in parts.values() if INPUT not in part})
+
+    def _silence(self, index: int) -> Any:
+        """A synapse of zeros from the input, heard by the neurons of a layer."""
+        network = self.network
+        shapes = network.shapes[index], network.input_shape
+        zeros = np.zeros([int(np.prod(shape)) for shape in shapes], dtype=np.int32)
+        process = _dense(Dense(zeros), 0)
+        process.a_out.reshape(network.shapes[index][::-1]).connect(self.neurons[index].a_in)
+        self.inputs.append(process.s_in)
+        return process
+
+
+def _connect(out: Any, into: Any) -> None:
+    """Connect two ports; an image to a dense synapse in the order C, H, W."""
+    if len(out.shape) > len(into.shape):
+        out = out.transpose([2, 1, 0]).flatten()
+    out.connect(into)
+
+
+def _synapses(synapse: Synapse, shape: Shape, payload: tuple[int, int]) -> list[Any]:
+    """Lava's processes for a synapse that hears messages of ``shape`` and payload."""
+    # To Lava any number of bits above 0 means that messages have payloads.
+    bits = 0 if payload in ((0, 0), (0, 1)) else formats.WEIGHT_BITS
+    if isinstance(synapse, Inject):
+        return []
+    if isinstance(synapse, Conv):
+        return [_conv(synapse, shape, bits)]
+    if isinstance(synapse, ComplexDense):
+        return [_dense(Dense(weight), bits) for weight in (synapse.real, synapse.imag)]
+    return [_dense(synapse, bits)]
+
+
+def _dense(synapse: Dense, bits: int) -> Any:
+    """With mantissas, exponent and bits as they are stored; netx would work them out otherwise."""
+    from lava.proc.dense import process
+
+    form = formats.weight_format(synapse.weight)
+    options = {
+        "weights": synapse.weight << -form.exponent,
+        "weight_exp": form.exponent,
+        "num_weight_bits": form.bits,
+        "num_message_bits": bits,
+    }
+    if synapse.delay is None:
+        return process.Dense(**options)
+    return process.DelayDense(**options, delays=synapse.delay.astype(int))
+
+
+def _conv(synapse: Conv, shape: Shape, bits: int) -> Any:
+    """Lava convolves where torch and we correlate: the kernel is turned round, in (W, H)."""
+    from lava.proc.conv.process import Conv as Process
+
+    from lava_export.processes.wide_conv import WideConv
+
+    window = (*synapse.weight.shape[2:], *synapse.strides, *synapse.paddings, *synapse.dilations)
+    kind = WideConv if max(*window, synapse.groups) > CONV_MAX else Process
+    return kind(
+        weight=synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1),
+        input_shape=shape[::-1],
+        stride=synapse.strides[::-1],
+        padding=synapse.paddings[::-1],
+        dilation=synapse.dilations[::-1],
+        groups=synapse.groups,
+        num_message_bits=bits,
+    )
+
+
+def _neuron(neuron: AnyNeuron, shape: Shape, interval: int, offset: int) -> Any:
+    """Neurons that are cleared in the steps ``offset``, ``offset + interval``, …"""
+    if isinstance(neuron, Neuron):
+        return _lif(neuron, shape, interval, offset)
+    if isinstance(neuron, Resonator):
+        return _resonator(neuron, shape)
+    from lava.proc.sdn import process
+
+    if isinstance(neuron, Sigma):
+        return process.Sigma(shape=shape[::-1])
+    exponents = {"spike_exp": neuron.spike_exp, "state_exp": neuron.state_exp}
+    if isinstance(neuron, Delta):
+        return process.Delta(shape=shape[::-1], vth=neuron.vth, **exponents)
+    return process.SigmaDelta(
+        shape=shape[::-1],
+        vth=neuron.vth,
+        bias=_turned(neuron.bias, shape),
+        act_mode=process.ActivationMode[neuron.activation.upper()],
+        **exponents,
+    )
+
+
+def _lif(neuron: Neuron, shape: Shape, interval: int, offset: int) -> Any:
+    from lava.proc.lif.process import LIFReset
+
+    from lava_export.processes.soft_lif import SoftLIF
+
+    kind = SoftLIF if neuron.reset == "soft" else LIFReset
+    return kind(
+        shape=shape[::-1],
+        du=neuron.du - 1,  # the chip adds 1
+        dv=neuron.dv,
+        vth=NEVER if neuron.vth is None else neuron.vth,
+        bias_mant=_turned(neuron.bias, shape),
+        bias_exp=neuron.bias_exp,
+        reset_interval=interval,
+        reset_offset=offset,
+    )
+
+
+def _resonator(neuron: Resonator, shape: Shape) -> Any:
+    """Lava's constructors take a period and a decay, and round; here are the numbers themselves."""
+    from lava.proc.rf.process import RF
+    from lava.proc.rf_iz.process import RF_IZ
+
+    kind = RF if neuron.spikes == "phase" else RF_IZ
+    process = kind(
+        shape=shape[::-1], period=4.0, alpha=0.0, state_exp=6, decay_bits=12, vth=neuron.vth
+    )
+    process.sin_decay.init, process.cos_decay.init = neuron.sin, neuron.cos
+    return process
+
+
+def _turned(bias: NDArray[Any] | int, shape: Shape) -> NDArray[Any]:
+    """One number a neuron, an image in Lava's order."""
+    array = np.asarray(bias)
+    if array.ndim == 1 and len(shape) == 3:
+        array = array[:, None, None]
+    return np.broadcast_to(array, shape).transpose(range(len(shape))[::-1]).copy()
