@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lava_export import netx, supervise, wiring
-from loihi import Dense, Inject, Network, formats, lava_compat, reference
+from loihi import Dense, Inject, Network, formats, lava_compat, reference, schedule
 from loihi.reference import STATES, Trace
 
 START = 60.0
@@ -55,7 +55,7 @@ def run(
     deadline: seconds; by default as many as a slow machine may need.
 
     Raises :class:`lava_export.netx.NetxError` for the file,
-    :class:`lava_export.wiring.WiringError` for a loop that is too slow for Lava,
+    :class:`loihi.schedule.ScheduleError` for a loop that is too slow for Lava,
     :class:`loihi.errors.PumiceError` where Lava is not installed or ``x`` does not fit,
     :class:`lava_export.supervise.ChildError` for what goes wrong in Lava.
     """
@@ -104,7 +104,7 @@ def observe(
     What is asked for is all that is recorded: where a network's states on all samples would not
     fit into memory, ask for some layers, or some samples of ``x``, at a time.
     """
-    arrivals = wiring.arrivals(network)  # refuses a loop before anything starts
+    arrivals = schedule.arrivals(network)  # refuses a loop before anything starts
     lava_compat.require()
     x = network.check_payloads(x)
     steps, samples = x.shape[:2]

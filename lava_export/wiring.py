@@ -18,15 +18,11 @@ Synapses and neurons are Lava's own; ours are neurons with a soft reset, for whi
 (:mod:`lava_export.processes.soft_lif`), and what makes spikes wait
 (:mod:`lava_export.processes.hold`).
 
-What comes when: a synapse takes a step, so a layer is as many steps behind the input as its longest
-way has synapses (:func:`arrivals`), and on a shorter way spikes wait. A loop has to be done within
-the step by which its spikes come late in :class:`loihi.network.Layer`'s equations: one synapse from
-a layer back to itself is, several layers in a loop are only with delays.
+What comes when: :mod:`loihi.schedule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +37,6 @@ from loihi import (
     Inject,
     Network,
     Neuron,
-    PumiceError,
     Resonator,
     Sigma,
     Synapse,
@@ -49,15 +44,12 @@ from loihi import (
 )
 from loihi.network import INPUT, Shape
 from loihi.neurons import AnyNeuron
+from loihi.schedule import arrivals, delays, heard
 
 NEVER = 1 << 17
 """A threshold mantissa that no v exceeds: it stops short of 2^17 << 6."""
 CONV_MAX = 127
 """Beyond this, Lava's own Conv turns its stride, groups and so on into other numbers."""
-
-
-class WiringError(PumiceError):
-    """A network that no wiring of Lava processes can run in time."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,7 @@ def build(network: Network) -> Wired:
     Samples can follow each other, one each ``interval`` steps, unless :func:`apart`: then each
     needs processes of its own.
 
-    Raises :class:`WiringError`, with the layers, for a loop that cannot be in time.
+    Raises :class:`loihi.schedule.ScheduleError`, with the layers, for a loop that is not in time.
     """
     wiring = _Wiring(network)
     return Wired(
@@ -137,70 +129,14 @@ def interval(network: Network) -> int:
     longest = 0
     if not network.is_chain:
         for index in range(len(network.layers)):
-            for _, synapse, _ in _heard(network, index):
-                longest = max(longest, *_delays(synapse))
+            for _, synapse, _ in heard(network, index):
+                longest = max(longest, *delays(synapse))
     return network.time_steps + longest
-
-
-def arrivals(network: Network) -> tuple[int, ...]:
-    """Steps by which each layer lags behind the input, so that all of a step's spikes can be there.
-
-    As :attr:`loihi.network.Network.arrivals`, and later where a later layer feeds an earlier one.
-    A :class:`WiringError` that names the loop where there is no such time.
-    """
-    found = list(network.arrivals)
-    because: dict[int, int] = {}  # the source that a layer last had to wait for
-    needed = [
-        (index, source, synapse.latency - (source >= by) - _delays(synapse)[0])
-        for index in range(len(network.layers))
-        for by, synapse, sources in _heard(network, index)
-        for source in sources
-        if source != INPUT
-    ]
-    for _ in range(len(found) + 1):
-        late = [(i, s, lag) for i, s, lag in needed if found[i] < found[s] + lag]
-        if not late:
-            return tuple(found)
-        for index, source, lag in late:
-            if found[index] < found[source] + lag:
-                found[index], because[index] = found[source] + lag, source
-    # It never ends: whoever follows the reasons for long enough walks round in a loop.
-    at = late[0][0]
-    for _ in found:
-        at = because[at]
-    loop = [at]
-    while (at := because[at]) != loop[0]:
-        loop.append(at)
-    slow = sum(max(lag for i, s, lag in needed if (i, s) == (k, because[k])) for k in loop)
-    names = ", ".join(network.names[index] for index in sorted(loop))
-    raise WiringError(
-        f"the loop over layers {names} is {slow} step{'s' * (slow > 1)} too slow for Lava and a "
-        "chip, where each synapse takes one: feed layers back to themselves, or give its synapses "
-        f"{slow} more of delay"
-    )
 
 
 def processes(network: Network) -> int:
     """How many neuron and synapse processes Lava runs for it; holds not counted."""
-    heard = (len(list(_heard(network, index))) for index in range(len(network.layers)))
-    return len(network.layers) + sum(heard)
-
-
-def _heard(network: Network, index: int) -> Iterator[tuple[int, Synapse, tuple[int, ...]]]:
-    """All synapses at a layer's neurons: the layer that they belong to (its own come first, then
-    those of the layers that it carries), the synapse, and its sources."""
-    by: int | None = index
-    while by is not None:
-        for synapse, sources in network.synapses(by):
-            yield by, synapse, sources
-        by = network.layers[by].carry
-
-
-def _delays(synapse: Synapse) -> tuple[int, int]:
-    """The shortest and the longest."""
-    if not isinstance(synapse, Dense) or synapse.delay is None:
-        return 0, 0
-    return int(synapse.delay.min()), int(synapse.delay.max())
+    return sum(1 + len(list(heard(network, index))) for index in range(len(network.layers)))
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -224,7 +160,7 @@ class _Wiring:
         """Connect everything."""
         synapses: list[list[Any]] = [[] for _ in self.neurons]
         for index in range(len(self.neurons)):
-            for by, synapse, sources in _heard(self.network, index):
+            for by, synapse, sources in heard(self.network, index):
                 synapses[index] += self._synapse(index, by, synapse, sources)
         for index in self._silent():
             synapses[index].append(self._silence(index))
@@ -242,7 +178,7 @@ class _Wiring:
             source: self.arrivals[index] - starts[source] + (source >= by) - synapse.latency
             for source in sources
         }
-        longest = _delays(synapse)[1]
+        longest = delays(synapse)[1]
         if (early := min(waits.values())) < 0:  # its delays are long enough: see arrivals()
             assert isinstance(synapse, Dense) and synapse.delay is not None
             synapse = replace(synapse, delay=synapse.delay + early)
@@ -291,7 +227,7 @@ class _Wiring:
         """
         parts = {node: {node} for node in range(INPUT, len(self.neurons))}
         for index in range(len(self.neurons)):
-            for _, _, sources in _heard(self.network, index):
+            for _, _, sources in heard(self.network, index):
                 for source in sources:
                     joined = parts[index] | parts[source]
                     parts.update(dict.fromkeys(joined, joined))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi import formats
+from loihi import formats, schedule
 from loihi.boards import Chip as Chip
 from loihi.boards import chip as chip
 from loihi.engine import Activity, Engine, largest_sum
@@ -242,46 +242,41 @@ def graded_input(network: Network, on: Chip) -> Iterator[Finding]:
 
 
 def branches(network: Network, on: Chip) -> Iterator[Finding]:
-    """Nothing takes a network that is no chain to a chip yet: netx files hold chains."""
+    """Branches, additions and loops are no limit of a chip's; Lava's netx files hold chains."""
     used = sum(
         layer.sources is not None or bool(layer.more) or layer.carry is not None
         for layer in network.layers
     )
     if used:
-        message = (
-            "Lava's netx holds chains only: simulate with --engine fast or reference; a chip needs "
-            "these layers wired by hand"
-        )
-        yield Finding("branches", None, "warning", used, 0, "layers", message)
+        message = "not for netx: pumice wires Lava's processes itself (lava_export.wiring)"
+        yield Finding("branches", None, "ok", used, used, "layers", message)
 
 
 def waits(network: Network, on: Chip) -> Iterator[Finding]:
     """Where ways of different lengths meet, the spikes of the shorter wait, by synaptic delays.
 
     Local time does without: there all spikes of a step meet in that step, and a recurrent synapse
-    carries those of the step before. On a chip each synapse takes a step, so that a layer starts
-    with what comes last (:attr:`loihi.network.Network.arrivals`). A loop of several layers takes
-    more than the one step that it has in local time: no delay makes up for that.
+    carries those of the step before. On a chip a layer starts with what comes last, and a loop of
+    several layers may take more than the one step that it has (:mod:`loihi.schedule`).
     """
     if network.is_chain:
         return
+    try:
+        arrivals = schedule.arrivals(network)
+    except schedule.ScheduleError as error:
+        yield Finding("loop", None, "error", 1, 0, "loops", str(error))
+        return
     for index, name in enumerate(network.names):
-        shortest, longest = 0, 0
+        longest = 0
         for synapse, source, step in connections(network, index):
-            own = synapse.delay if isinstance(synapse, Dense) else None
-            start = 0 if source == INPUT else network.arrivals[source]
-            wait = network.arrivals[index] - start + step - synapse.latency
-            shortest = min(shortest, wait + (0 if own is None else int(own.min())))
+            start = 0 if source == INPUT else arrivals[source]
+            wait = arrivals[index] - start + step - synapse.latency
             if wait > 0:
-                longest = max(longest, wait + (0 if own is None else int(own.max())))
+                longest = max(longest, wait + schedule.delays(synapse)[1])
         level: Level = "ok" if longest <= on.delay else "error"
         message = "" if level == "ok" else "spikes have to be passed on by neurons in between"
         if longest:
             yield Finding("branch delay", name, level, longest, on.delay, "steps", message)
-        if shortest < 0:
-            message = "a loop over several layers takes a step each on a chip: feed layers back to "
-            message += "themselves, or give the loop delays"
-            yield Finding("loop", name, "error", 1 - shortest, 1, "steps", message)
 
 
 def worst_case_current(network: Network, on: Chip) -> Iterator[Finding]:

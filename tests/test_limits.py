@@ -183,10 +183,10 @@ def shortcuts() -> Network:
     )
 
 
-def test_branches_are_said_to_stay_here() -> None:
+def test_branches_are_not_for_netx() -> None:
     found = find(shortcuts(), "branches")
-    assert (found.level, found.used, found.allowed, found.layer) == ("warning", 2, 0, None)
-    assert "netx holds chains only: simulate with --engine fast or reference" in found.message
+    assert (found.level, found.used, found.allowed, found.layer) == ("ok", 2, 2, None)
+    assert "not for netx: pumice wires Lava's processes itself" in found.message
     assert not all_of(build(dense(np.ones((1, 4)))), "branches")
 
 
@@ -249,7 +249,8 @@ def test_loops_that_a_chip_cannot_keep_up_with() -> None:
 
     assert not all_of(loop(Edge(square, (0,))), "loop")  # a step in both clocks
     found = find(loop(Edge(square, (0, 2))), "loop")
-    assert (found.level, found.used, found.allowed) == ("error", 3, 1)
+    assert (found.level, found.used, found.allowed) == ("error", 1, 0)
+    assert "is 2 steps too slow for a chip and Lava" in found.message
     late = Dense(np.eye(4, dtype=int), np.full((4, 4), 2))
     assert not all_of(loop(Edge(late, (2,))), "loop")
 

@@ -17,7 +17,6 @@ from random_networks import graphs, networks, payloads, resonating
 from test_graph import injected, later_feeds_earlier, long_loop, pre_activation, recurrent, sew
 
 from lava_export import netx, run, supervise, wiring
-from lava_export.wiring import WiringError
 from loihi import (
     INTEGRATOR,
     ComplexDense,
@@ -34,7 +33,9 @@ from loihi import (
     Sigma,
     SigmaDelta,
     reference,
+    schedule,
 )
+from loihi.schedule import ScheduleError
 
 STATES = ("spikes", "u", "v")
 ROOT = Path(__file__).resolve().parent.parent
@@ -266,8 +267,8 @@ def test_random_networks_in_lava(
 def in_time(network: Network) -> bool:
     """Whether none of its loops is too slow."""
     try:
-        wiring.arrivals(network)
-    except WiringError:
+        schedule.arrivals(network)
+    except ScheduleError:
         return False
     return True
 
@@ -320,13 +321,13 @@ def test_there_is_a_time_for_everything_or_a_loop_is_too_slow(network: Network) 
     found = ways(network)
     slow = max(lag + back for _, lag, back in found)
     if slow > 0:
-        with pytest.raises(WiringError, match=r"the loop over layers .* steps? too slow"):
-            wiring.arrivals(network)
+        with pytest.raises(ScheduleError, match=r"the loop over layers .* steps? too slow"):
+            schedule.arrivals(network)
         return
     longest = list(network.arrivals)
     for way, lag, _ in found:
         longest[way[-1]] = max(longest[way[-1]], network.arrivals[way[0]] + lag)
-    assert wiring.arrivals(network) == tuple(longest)
+    assert schedule.arrivals(network) == tuple(longest)
     for layer, source, lag in lags(network):
         assert source != -1 or longest[layer] >= lag
 
@@ -334,14 +335,14 @@ def test_there_is_a_time_for_everything_or_a_loop_is_too_slow(network: Network) 
 @pytest.mark.parametrize("build", [sew, pre_activation, recurrent, shapes, biased_loops, soft])
 def test_arrivals_are_the_longest_ways(build: Callable[..., Network]) -> None:
     network = build(RNG(0))
-    assert wiring.arrivals(network) == network.arrivals
+    assert schedule.arrivals(network) == network.arrivals
 
 
 def test_arrivals_by_hand() -> None:
     # 1 hears the input at 2; 0 the spikes of 1, a step late, at 2 as well; 2 those of 0
-    assert wiring.arrivals(later_feeds_earlier(RNG(0))) == (1, 1, 2)
+    assert schedule.arrivals(later_feeds_earlier(RNG(0))) == (1, 1, 2)
     # around the loop it is two synapses, one step late and a delay of 1
-    assert wiring.arrivals(slow_loop(RNG(0))) == (1, 2)
+    assert schedule.arrivals(slow_loop(RNG(0))) == (1, 2)
 
 
 def test_pauses_are_as_long_as_the_longest_delay() -> None:
@@ -370,7 +371,7 @@ def test_a_loop_that_is_too_slow(build: Callable[..., Network], says: str, tmp_p
     netx.write(network, path)
     x = np.zeros((network.time_steps, 1, 4), dtype=np.uint8)
     for attempt in (run.run, run.predict):
-        with pytest.raises(WiringError, match=says) as caught:
+        with pytest.raises(ScheduleError, match=says) as caught:
             attempt(path, x)
         assert "\n" not in str(caught.value)
 
@@ -383,7 +384,7 @@ def test_delays_make_up_for_a_slow_loop() -> None:
         late = Dense(layer.synapse.weight, np.full(layer.synapse.weight.shape, 2))
         # where the input's spikes come in they would be late as well: not through this synapse
         fed = replace(layer, synapse=late)
-        assert wiring.arrivals(network.with_layer(index, fed))
+        assert schedule.arrivals(network.with_layer(index, fed))
 
 
 # --- a user's own script ------------------------------------------------------------------------

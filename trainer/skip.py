@@ -90,12 +90,12 @@ def skip(network: SpikingNetwork, first: int, last: int) -> bool:
             )
             message = s
     weight = network._ready[-1].weights[0].value.detach()
-    total, before = times(counts, weight), network._total
+    total, so_far = times(counts, weight), network._total
     if network._wraps_total:
-        bound = float((times(counts, weight.abs()) + (0 if before is None else before.abs())).max())
+        bound = float((times(counts, weight.abs()) + (0 if so_far is None else so_far.abs())).max())
         if bound >= formats.STATE_MAX:
             return False
-    network._total = total if before is None else before + total
+    network._total = total if so_far is None else so_far + total
     network._states[:-1] = [
         State(m, s.float(), ready.theta.value.detach())
         for (m, s, _, _), ready in zip(states, network._ready, strict=False)
