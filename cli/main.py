@@ -14,7 +14,21 @@ from collections.abc import Sequence
 
 import typer
 
-from cli import check, cost, data, demo, doctor, export, learn, simulate, sweep, train, verify
+from cli import (
+    check,
+    convert,
+    cost,
+    data,
+    demo,
+    deploy,
+    doctor,
+    export,
+    learn,
+    simulate,
+    sweep,
+    train,
+    verify,
+)
 from cli.output import Result, log, reserved_stdout
 from loihi.errors import PumiceError
 
@@ -25,7 +39,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _module in (demo, train, sweep, export, check, simulate, verify, learn, cost):
+for _module in (demo, train, sweep, export, convert, check, simulate, verify, deploy, learn, cost):
     _name = _module.__name__.removeprefix("cli.")
     app.command(_name, epilog=f"Example: {_module.EXAMPLE}")(_module.run)
 app.add_typer(data.app, name="data")

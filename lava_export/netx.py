@@ -381,6 +381,16 @@ def _in_child(folder: Path, *, path: str) -> dict[str, Any]:
     return {}
 
 
+def loads(path: str | Path) -> bool:
+    """Whether Intel's own loader takes a file that :func:`read` does: it knows neither our form of
+    it nor SLAYER's pooling."""
+    with h5py.File(path, "r") as file:
+        if GRAPH in file:
+            return False
+        layers = file["layer"].values()
+        return all(_Place(layer, layer.name).text("type") != "pool" for layer in layers)
+
+
 class _Place:
     """A group of the file; whatever is asked of it is checked, and named in the error."""
 
@@ -633,11 +643,11 @@ class _Reader:
             self._dense(place)
         elif kind == "dense_rec":
             self._dense_rec(place)
-        elif kind == "conv":
-            self._conv(place)
+        elif kind in ("conv", "pool"):
+            self._conv(place, pooling=kind == "pool")
         else:
             why = "is not a layer that pumice knows"
-            if kind in ("pool", "convT", "unpool", "average", "concat", "dense_comp"):
+            if kind in ("convT", "unpool", "average", "concat", "dense_comp"):
                 why = "is not implemented in netx"
             raise place.error(f"type {kind!r} {why}")
 
@@ -711,7 +721,9 @@ class _Reader:
     def _neuron_or_integrator(self, place: _Place, out: int) -> AnyNeuron:
         return _neuron(place, (out,)) if "neuron" in place else _integrator(place, (out,))
 
-    def _conv(self, place: _Place) -> None:
+    def _conv(self, place: _Place, pooling: bool) -> None:
+        """A convolution; SLAYER's pooling, one kernel for all channels, is one of C groups here
+        (netx itself runs no ``pool``)."""
         if self.input_shape is None:
             raise place.error(
                 "a convolution needs an input layer before it, with the image's shape"
@@ -721,6 +733,12 @@ class _Reader:
             weight = weight[..., 0]
         if weight.ndim != 4:
             raise place.error(f"weight has shape {list(weight.shape)}, not [out, in, kH, kW]")
+        groups = 1 if pooling else place.integer("groups", 1, 2**15)
+        if pooling:
+            if weight.shape[:2] != (1, 1):
+                raise place.error(f"weight has shape {list(weight.shape)}, not [1, 1, kH, kW]")
+            groups = self.shape[0]
+            weight = np.repeat(weight, groups, axis=0)
         if "delay" in place:
             raise place.error("netx ignores the delays of a convolution")
         if "neuron" not in place:
@@ -730,7 +748,7 @@ class _Reader:
             stride=_pair(place, "stride", 1),
             padding=_pair(place, "padding", 0),
             dilation=_pair(place, "dilation", 1),
-            groups=place.integer("groups", 1, 2**15),
+            groups=groups,
         )
         _check_conv(synapse)
         place.agrees("outChannels", weight.shape[:1])

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -115,8 +114,7 @@ def observe(
             (state, index): np.zeros((steps, samples, *network.shapes[index]), dtype=dtype)
             for (state, index), dtype in zip(taps, dtypes, strict=True)
         }
-    with h5py.File(path, "r") as file:  # netx has loops too, and clears none between samples
-        through_netx = netx.GRAPH not in file and network.is_chain
+    through_netx = netx.loads(path) and network.is_chain  # netx clears no loop between samples
     static = x.strides[0] == 0  # then one step says it all
     first = network.layers[0].synapse
     rows = np.moveaxis(x[:1] if static else x, 0, 1)  # [N, T, *shape]
