@@ -1,4 +1,4 @@
-"""``pumice learn``: a network goes on learning as it would on the chip, in Lava."""
+"""``pumice learn``: a network goes on learning as on the chip, in Lava or an engine equal to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from cli.output import Json, Result, log, progress, table
 
 if TYPE_CHECKING:
     from loihi import Network
-    from onchip.learn import LearnResult
+    from onchip.block import Rule
+    from onchip.learn import LearnResult, Proof
     from trainer.data import Dataset
 
 EXAMPLE = "pumice learn model.net --data digits --mode readout --samples 400 --out learned.net"
@@ -26,6 +27,20 @@ class Mode(str, Enum):
     hidden = "hidden"
     readout = "readout"
     both = "both"
+
+
+class Engine(str, Enum):
+    """What it learns in."""
+
+    fast = "fast"
+    lava = "lava"
+
+
+class Rounding(str, Enum):
+    """How many random numbers are drawn."""
+
+    lava = "lava"
+    chip_like = "chip-like"
 
 
 def run(
@@ -41,34 +56,69 @@ def run(
         int | None, typer.Option(help="How many training samples; all by default.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="How often each sample is seen.")] = 1,
+    engine: Annotated[
+        Engine, typer.Option(help="Compiled, or Lava's simulator: both learn the same weights.")
+    ] = Engine.fast,
+    rounding: Annotated[
+        Rounding, typer.Option(help="A random number for all synapses, as Lava; or one for each.")
+    ] = Rounding.lava,
+    verify: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="First learn N samples in both engines, and compare."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep where it is; go on from there if it is there."),
+    ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="A number of the rule, as gap=4; repeatable."),
+    ] = None,
     hidden: Annotated[int, typer.Option(help="Hidden neurons of a random network.")] = 100,
     time_steps: Annotated[int, typer.Option(help="Steps a sample, of a random network.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the order, and of Lava's random numbers.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the order, and of the random numbers.")] = 1,
     deadline: Annotated[float, typer.Option(help="Seconds until Lava is stopped.")] = 3600.0,
     out: Annotated[Path, typer.Option(help="The file of the learned network.")] = Path(
         "learned.net"
     ),
     _json: Json = False,
 ) -> Result:
-    """Let a network learn labelled samples by a local rule, in Lava's simulator.
+    """Let a network learn labelled samples by a local rule, as Lava's fixed-point model would.
 
     The learned weights go back into the network and its file; accuracy is that of all test samples.
     """
     from lava_export import netx
+    from onchip.block import Rule as OnchipRule
     from trainer.data import load
 
+    numbers = OnchipRule.of(rule or [])
     dataset = load(data)
     if model is None:
         network = networks.random(dataset, hidden, time_steps, seed)
     else:
         network = networks.read(model, dataset)
+    proof = None
+    if verify is not None:
+        proof = prove(network, dataset, mode, verify, rule=numbers, seed=seed, deadline=deadline)
     before, learned, after = teach(
-        network, dataset, mode, samples, epochs=epochs, seed=seed, deadline=deadline
+        network,
+        dataset,
+        mode,
+        samples,
+        engine=engine,
+        rule=numbers,
+        epochs=epochs,
+        seed=seed,
+        rounding=rounding.value,
+        saved=checkpoint,
+        deadline=deadline,
     )
     netx.write(learned.network, out)
+    speed = learned.steps / max(learned.seconds, 1e-9)
     answer = {
         "accuracy_before": before,
         "accuracy_after": after,
+        "engine": engine.value,
         "samples": learned.samples,
         "steps": learned.steps,
         "seconds": learned.seconds,
@@ -78,32 +128,73 @@ def run(
     }
     rows = [
         ("accuracy", f"{before:.2%} before, {after:.2%} after"),
-        ("learned", f"{learned.samples} samples, {learned.steps / learned.seconds:,.0f} steps/s"),
+        ("learned", f"{learned.samples} samples, {speed:,.0f} steps/s"),
         *(("changed", f"{count} weights of {name}") for name, count in learned.changed.items()),
         ("written", str(out)),
     ]
-    return Result(answer, table(rows))
+    if proof is not None:
+        answer["verified"] = vars(proof)
+        rows.insert(0, ("verified", _said(proof)))
+    return Result(answer, table(rows), ok=proof is None or not proof.mismatches)
 
 
 def teach(
-    network: Network, dataset: Dataset, mode: Mode, samples: int | None, **options: Any
+    network: Network,
+    dataset: Dataset,
+    mode: Mode,
+    samples: int | None,
+    *,
+    engine: Engine = Engine.lava,
+    **options: Any,
 ) -> tuple[float, LearnResult, float]:
-    """Learn the first ``samples`` in Lava: test accuracy before, what was learned, and after."""
-    from onchip.learn import accuracy, learn
+    """Learn the first ``samples``: test accuracy before, what was learned, and after."""
+    from onchip.learn import Samples, accuracy, learn
 
     x, labels = networks.some(dataset, "train", samples)
-    test = network.encoding.encode(dataset.x_test)
+    test = Samples(dataset.x_test, network.encoding)
     before = accuracy(network, test, dataset.y_test)
-    payloads = network.encoding.encode(x)
     total = len(x) * options.get("epochs", 1)
-    log(f"learning {total} samples in Lava; {before:.2%} of the test samples are right so far ...")
+    where = " in Lava" if engine is Engine.lava else ""
+    log(f"learning {total} samples{where}; {before:.2%} of the test samples are right so far ...")
     with progress("samples", total) as advance:
         learned = learn(
             network,
-            payloads,
+            Samples(x, network.encoding),
             labels,
             mode=mode.value,
+            engine=engine.value,
             on_progress=lambda done, _: advance(done),
             **options,
         )
     return before, learned, accuracy(learned.network, test, dataset.y_test)
+
+
+def prove(
+    network: Network,
+    dataset: Dataset,
+    mode: Mode,
+    samples: int,
+    *,
+    rule: Rule,
+    seed: int,
+    deadline: float,
+) -> Proof:
+    """Learn the first ``samples`` in the engine and in Lava, and compare what was learned."""
+    from onchip.learn import Samples, verify
+
+    x, labels = networks.some(dataset, "train", samples)
+    log(f"learning {samples} samples in the engine and in Lava ...")
+    return verify(
+        network,
+        Samples(x, network.encoding),
+        labels,
+        mode=mode.value,
+        rule=rule,
+        seed=seed,
+        deadline=deadline,
+    )
+
+
+def _said(proof: Proof) -> str:
+    equal = f"{proof.weights - proof.mismatches:,} of {proof.weights:,} weights equal"
+    return f"{equal} to Lava's after {proof.samples} samples, {proof.steps:,} steps"

@@ -1,4 +1,5 @@
-"""Learning on the chip: a local learning block, and Lava's simulator to learn in.
+"""Learning on the chip: a local learning block, Lava's simulator to learn in, and an engine equal
+to it, which is what learns where nothing else is said.
 
 from onchip.block import random_network
 from onchip.learn import accuracy, learn

@@ -17,7 +17,8 @@ DECOLLE. "readout" is the delta rule. "both" does both at once, with fixed feedb
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -53,6 +54,7 @@ class Rule:
     tau, impulse: of the presynaptic trace: its decay in steps, and what a spike adds (1..127).
         Graded input has no impulse: the trace takes half the payload.
     rate: the exponent of the learning rate, −7..8. A weight changes by g · x1 / 2^(3 − rate).
+    epoch: steps between two updates of the weights, 1..63; of each, the last factor counts.
     """
 
     gap: int = 8
@@ -66,6 +68,7 @@ class Rule:
     readout_tau: int = 1
     readout_impulse: int = 12
     readout_rate: int = -7
+    epoch: int = 1
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -79,12 +82,28 @@ class Rule:
             ("readout_tau", 1, 2**15),
             ("readout_impulse", 1, 127),
             ("readout_rate", -7, 8),
+            ("epoch", 1, 63),
         ):
             value = getattr(self, name)
             if value != int(value) or not low <= value <= high:
                 raise LearningError(f"rule: {name} is {value}, use a whole number {low}..{high}")
         if not self.window > 0:
             raise LearningError(f"rule: window is {self.window}, it must be positive")
+
+    @classmethod
+    def of(cls, settings: Sequence[str]) -> Rule:
+        """A rule from texts as ``gap=4``; what is not named stays as it is."""
+        known = {f.name: float if f.name == "window" else int for f in fields(cls)}
+        numbers: dict[str, Any] = {}
+        for setting in settings:
+            name, _, number = setting.partition("=")
+            if name not in known:
+                raise LearningError(f"rule: {setting!r}: name one of {', '.join(known)}")
+            try:
+                numbers[name] = known[name](number)
+            except ValueError:
+                raise LearningError(f"rule: {setting!r}: {number!r} is no number") from None
+        return cls(**numbers)
 
 
 @dataclass(frozen=True)
@@ -145,8 +164,9 @@ class Block:
         return self.network.time_steps + self.rule.gap
 
     def steps(self, samples: int) -> int:
-        """Steps until the last of ``samples`` has been learned."""
-        return samples * self.interval + self.network.arrivals[-1] + LOOP
+        """Steps until the last of ``samples`` has been learned: whole epochs."""
+        steps = samples * self.interval + self.network.arrivals[-1] + LOOP
+        return steps + -steps % self.rule.epoch
 
     def freeze(self, learned: dict[int, NDArray[Any]]) -> Network:
         """The network with the learned mantissas of its plastic layers: exactly these numbers."""

@@ -1,19 +1,43 @@
-"""Learning in Lava's simulator: labelled samples in, a new frozen network out."""
+"""Labelled samples in, a new frozen network out; in the compiled engine or in Lava's simulator."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi import Network, decide
-from loihi.engine import Engine
-from onchip import block
-from onchip.block import LearningError, Mode, Rule
+from loihi import Encoding, Network, decide
+from loihi import engine as fast
+from onchip import block, checkpoint
+from onchip.block import Block, LearningError, Mode, Rule
+from onchip.engine import Learner, Rounding
 from onchip.simulate import simulate
+
+EngineName = Literal["fast", "lava"]
+ENGINES: tuple[str, ...] = get_args(EngineName)
+
+PIECE = 500
+"""Samples between two words of progress."""
+SAVE_AFTER = 20.0
+"""Seconds between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Values ``[N, …]`` that become payloads when they are needed: all of those of a large data set
+    would fill the memory."""
+
+    values: NDArray[Any]
+    encoding: Encoding
+
+    def take(self, which: NDArray[Any] | slice) -> NDArray[Any]:
+        """The payloads ``[T, n, …]`` of some samples."""
+        return self.encoding.encode(self.values[which])
 
 
 @dataclass(frozen=True)
@@ -21,7 +45,8 @@ class LearnResult:
     """What was learned.
 
     network: the frozen network with the learned weights, number for number those of the simulator.
-    samples, steps, seconds: learned from, simulated, and what Lava took for them.
+    samples, steps, seconds: learned from, simulated, and what the engine took for them (of a run
+        that was taken up again, its last part).
     changed: how many weights differ from before, for each plastic layer, by its name.
     saturated: how many weights ended at the limit of the chip's 8 bits, likewise.
     """
@@ -36,73 +61,171 @@ class LearnResult:
 
 def learn(
     network: Network,
-    x: NDArray[Any],
+    x: NDArray[Any] | Samples,
     labels: NDArray[Any],
     *,
     mode: Mode = "hidden",
     rule: Rule | None = None,
     epochs: int = 1,
     seed: int = 1,
+    engine: EngineName = "fast",
+    rounding: Rounding = "lava",
+    saved: Path | None = None,
     deadline: float = 600.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LearnResult:
-    """Let ``network`` learn the payloads ``x`` ``[T, N, *input_shape]`` in Lava's CPU simulator.
+    """Let ``network`` learn the payloads ``x`` ``[T, N, *input_shape]``, or samples that will be
+    encoded.
 
     labels: the class of each sample, ``[N]``, 0..classes − 1.
     mode: what is plastic: the hidden layer (the one before the last), the readout (the last
         layer), or both. Layers further in front stay as they are.
     epochs: how often every sample is seen, each time in another order, drawn from ``seed``.
-    deadline: seconds after which the simulation is ended and an error raised.
+    engine: ``fast``, compiled, or ``lava``, Lava's CPU simulator in a supervised child process.
+        Both come to the same weights.
+    rounding: see :mod:`onchip.engine`; Lava has its own alone.
+    saved: a checkpoint of the fast engine's, written every 20 seconds and at the end. Where it is
+        there already, learning goes on from it, to the same weights.
+    deadline: seconds after which Lava is ended and an error raised.
     on_progress: called with samples learned and samples in all.
 
-    The simulation runs in a supervised child process. Raises a :class:`PumiceError` for a network
-    that cannot learn, for data or labels that do not fit it, and where Lava is absent or fails.
+    Raises a :class:`PumiceError` for a network that cannot learn, for data or labels that do not
+    fit it, for another run's checkpoint, and where Lava is asked for and absent, or fails.
     """
+    if engine not in ENGINES:
+        raise LearningError(f"engine {engine!r} is unknown: use {' or '.join(ENGINES)}")
+    if engine == "lava" and (rounding != "lava" or saved is not None):
+        what = "rounds in its own way alone" if saved is None else "can keep no checkpoint"
+        raise LearningError(f"Lava {what}: use the fast engine")
     x, labels = check_data(network, x, labels)
     if epochs < 1:
         raise LearningError(f"epochs is {epochs}: at least one is needed")
-    plan = block.build(network, x, mode, rule or Rule())
+    plan = block.build(network, _take(x, slice(200)), mode, rule or Rule())
     rng = np.random.Generator(np.random.PCG64(seed))
     order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
-    static = x.strides[0] == 0  # one step stands for all: keep it so
-    stream = x[:1, order] if static else x[:, order]
-    stream = np.broadcast_to(stream, (len(x), *stream.shape[1:]))
-    outcome = simulate(
-        plan, stream, labels[order], deadline=deadline, seed=seed, on_progress=on_progress
-    )
+    if engine == "lava":
+        outcome = simulate(
+            plan,
+            _take(x, order),
+            labels[order],
+            deadline=deadline,
+            seed=seed,
+            on_progress=on_progress,
+        )
+        return _result(plan, outcome.learned, len(order), outcome.steps, outcome.seconds)
+    learner = Learner(plan, labels[order], seed=seed, rounding=rounding, threads=None)
+    steps, seconds = _learn(learner, x, order, saved, on_progress)
+    return _result(plan, learner.learned, len(order), steps, seconds)
+
+
+def _learn(
+    learner: Learner,
+    x: NDArray[Any] | Samples,
+    order: NDArray[np.intp],
+    saved: Path | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> tuple[int, float]:
+    """All samples, in the engine: the steps that were taken, and the seconds that they took."""
+    run = ""
+    if saved is not None:
+        run = checkpoint.digest(learner, x.values if isinstance(x, Samples) else x)
+        if saved.exists():
+            checkpoint.restore(saved, learner, run)
+    begin = last = time.perf_counter()
+    step = learner.step
+    while learner.samples < len(order):
+        learner.learn(_take(x, order[learner.samples : learner.samples + PIECE]))
+        if on_progress is not None:
+            on_progress(learner.samples, len(order))
+        if saved is not None and time.perf_counter() - last > SAVE_AFTER:
+            checkpoint.write(saved, learner, run)
+            last = time.perf_counter()
+    learner.finish()
+    seconds = time.perf_counter() - begin
+    if saved is not None:
+        checkpoint.write(saved, learner, run)
+    return learner.step - step, seconds
+
+
+def _result(
+    plan: Block, learned: dict[int, NDArray[Any]], samples: int, steps: int, seconds: float
+) -> LearnResult:
     changed, saturated = {}, {}
-    for index, values in outcome.learned.items():
-        changed[network.names[index]] = int((values != plan.plastic[index].values).sum())
+    for index, values in learned.items():
+        name = plan.network.names[index]
+        changed[name] = int((values != plan.plastic[index].values).sum())
         at_limit = (values == block.MANTISSA_MIN) | (values == block.MANTISSA_MAX)
-        saturated[network.names[index]] = int(at_limit.sum())
-    return LearnResult(
-        plan.freeze(outcome.learned),
-        len(order),
-        outcome.steps,
-        outcome.seconds,
-        changed,
-        saturated,
+        saturated[name] = int(at_limit.sum())
+    return LearnResult(plan.freeze(learned), samples, steps, seconds, changed, saturated)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The same learning in the engine and in Lava.
+
+    samples, steps: learned from, simulated. weights: compared. mismatches: those that differ.
+    seconds: of Lava and of the engine.
+    """
+
+    samples: int
+    steps: int
+    weights: int
+    mismatches: int
+    lava_seconds: float
+    fast_seconds: float
+
+
+def verify(
+    network: Network,
+    x: NDArray[Any] | Samples,
+    labels: NDArray[Any],
+    *,
+    mode: Mode = "hidden",
+    rule: Rule | None = None,
+    seed: int = 1,
+    deadline: float = 600.0,
+) -> Proof:
+    """Learn samples once, in both engines, and compare all weights that come out."""
+    options: dict[str, Any] = {"mode": mode, "rule": rule, "seed": seed}
+    ours = learn(network, x, labels, **options)
+    theirs = learn(network, x, labels, engine="lava", deadline=deadline, **options)
+    layers = [
+        (network.names[i], a.synapse.weight, b.synapse.weight)  # type: ignore[union-attr]
+        for i, (a, b) in enumerate(zip(ours.network.layers, theirs.network.layers, strict=True))
+        if network.names[i] in ours.changed
+    ]
+    return Proof(
+        ours.samples,
+        ours.steps,
+        sum(a.size for _, a, _ in layers),
+        sum(int((a != b).sum()) for _, a, b in layers),
+        theirs.seconds,
+        ours.seconds,
     )
 
 
-def accuracy(network: Network, x: NDArray[Any], labels: NDArray[Any]) -> float:
-    """The fraction of payloads ``x`` that the frozen network itself classifies as ``labels``."""
+def accuracy(network: Network, x: NDArray[Any] | Samples, labels: NDArray[Any]) -> float:
+    """The fraction of samples that the frozen network itself classifies as ``labels``."""
     x, labels = check_data(network, x, labels)
-    return float((decide(Engine(network).predict(x)) == labels).mean())
+    engine, pieces = fast.Engine(network), range(0, len(labels), 2 * PIECE)
+    scores = [engine.predict(_take(x, slice(i, i + 2 * PIECE))) for i in pieces]
+    return float((decide(np.concatenate(scores)) == labels).mean())
 
 
 def check_data(
-    network: Network, x: NDArray[Any], labels: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    network: Network, x: NDArray[Any] | Samples, labels: NDArray[Any]
+) -> tuple[NDArray[Any] | Samples, NDArray[np.int64]]:
     """Payloads and labels as they are used, or a :class:`PumiceError` that says what is wrong."""
-    x, labels = network.check_payloads(x), np.asarray(labels)
-    if len(x) != network.time_steps:
+    labels = np.asarray(labels)
+    some = network.check_payloads(_take(x, slice(1)) if isinstance(x, Samples) else x)
+    samples = len(x.values) if isinstance(x, Samples) else some.shape[1]
+    if len(some) != network.time_steps:
         raise LearningError(
-            f"the data have {len(x)} steps a sample, the network's encoding {network.time_steps}"
+            f"the data have {len(some)} steps a sample, the network's encoding {network.time_steps}"
         )
-    if labels.ndim != 1 or len(labels) != x.shape[1]:
+    if labels.ndim != 1 or len(labels) != samples:
         raise LearningError(
-            f"{x.shape[1]} samples need labels [{x.shape[1]}], found {list(labels.shape)}"
+            f"{samples} samples need labels [{samples}], found {list(labels.shape)}"
         )
     if not len(labels):
         raise LearningError("there is no sample to learn from")
@@ -115,4 +238,19 @@ def check_data(
             f"label {int(labels[at])} of sample {at}: the network has classes "
             f"0..{network.classes - 1}"
         )
-    return x, labels.astype(np.int64)
+    if not isinstance(x, Samples):
+        return some, labels.astype(np.int64)
+    # Payloads come in the network's own shape.
+    values = x.values
+    if x.encoding.kind != "events":
+        values = values.reshape(len(values), *network.input_shape)
+    return Samples(values, x.encoding), labels.astype(np.int64)
+
+
+def _take(x: NDArray[Any] | Samples, which: NDArray[Any] | slice) -> NDArray[Any]:
+    """The payloads ``[T, n, …]`` of some samples; a static input stays one step seen T times."""
+    if isinstance(x, Samples):
+        return x.take(which)
+    static = x.strides[0] == 0
+    some = x[:1, which] if static else x[:, which]
+    return np.broadcast_to(some, (len(x), *some.shape[1:])) if static else some

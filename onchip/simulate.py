@@ -28,14 +28,17 @@ class Outcome:
     """What came out of Lava.
 
     learned: the mantissas of each plastic layer, by its index. steps, seconds: Lava's, run alone.
-    history: of each plastic layer the mantissas after every step, ``[steps, out, in]``, and
-    spikes: of each layer but the last, ``[steps, size]`` in C, H, W order; both only if recorded.
+    history: of each plastic layer the mantissas after every step, ``[steps, out, in]``; traces: its
+    x1, ``[steps, in]``; factors: its y1 − y2, ``[steps, out]``; spikes: of each layer but the last,
+    ``[steps, size]`` in C, H, W order; all four only if recorded.
     """
 
     learned: dict[int, NDArray[np.int32]]
     steps: int
     seconds: float
     history: dict[int, NDArray[np.int32]]
+    traces: dict[int, NDArray[np.int32]]
+    factors: dict[int, NDArray[np.int32]]
     spikes: dict[int, NDArray[np.uint8]]
 
 
@@ -59,7 +62,7 @@ def simulate(
     # A static input is sent to the child once, not T times.
     once = x[:1] if x.strides[0] == 0 else x
     arrays: dict[str, NDArray[Any]] = {"x": np.asarray(once), "labels": np.asarray(labels)}
-    plan = _pack(block, arrays)
+    plan = pack(block, arrays)
     with _progress(len(labels), on_progress) as progress:
         result = supervise.run(
             _child,
@@ -79,6 +82,8 @@ def simulate(
         result["steps"],
         result["seconds"],
         by_layer("history."),
+        by_layer("traces."),
+        by_layer("factors."),
         by_layer("spikes."),
     )
 
@@ -119,31 +124,31 @@ _CLASSES = {
 }
 
 
-def _pack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+def pack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(value, np.ndarray):
         name = f"array{len(arrays)}"
         arrays[name] = value
         return {"array": name}
     if is_dataclass(value):
-        parts = {f.name: _pack(getattr(value, f.name), arrays) for f in fields(value)}
+        parts = {f.name: pack(getattr(value, f.name), arrays) for f in fields(value)}
         return {"class": type(value).__name__, "fields": parts}
     if isinstance(value, dict):
-        return {"items": [[k, _pack(v, arrays)] for k, v in value.items()]}
+        return {"items": [[k, pack(v, arrays)] for k, v in value.items()]}
     if isinstance(value, tuple):
-        return [_pack(v, arrays) for v in value]
+        return [pack(v, arrays) for v in value]
     return value
 
 
-def _unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
+def unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
     if isinstance(value, list):
-        return tuple(_unpack(v, arrays) for v in value)
+        return tuple(unpack(v, arrays) for v in value)
     if not isinstance(value, dict):
         return value
     if "array" in value:
         return np.array(arrays[value["array"]])
     if "items" in value:
-        return {k: _unpack(v, arrays) for k, v in value["items"]}
-    parts = {name: _unpack(v, arrays) for name, v in value["fields"].items()}
+        return {k: unpack(v, arrays) for k, v in value["items"]}
+    parts = {name: unpack(v, arrays) for name, v in value["fields"].items()}
     return _CLASSES[value["class"]](**parts)
 
 
@@ -170,7 +175,7 @@ def _child(
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.sink import RingBuffer
 
-    block: Block = _unpack(plan, arrays)
+    block: Block = unpack(plan, arrays)
     steps, done, seconds = block.steps(len(labels)), 0, 0.0
     graph = _Graph(block, np.asarray(x), np.asarray(labels), seed, steps if record else 0)
     sinks = {}
@@ -194,6 +199,8 @@ def _child(
         result[f"learned.{index}"] = graph.read(index, "weights")
         if record:
             result[f"history.{index}"] = graph.read(index, "history")
+            result[f"traces.{index}"] = graph.read(index, "traces")
+            result[f"factors.{index}"] = graph.factors(index)
     for index, sink in sinks.items():
         spikes = sink.data.get().reshape(-1, steps)[_from_lava(block.network.shapes[index])]
         result[f"spikes.{index}"] = spikes.T.astype(np.uint8)
@@ -285,9 +292,14 @@ class _Graph:
                 graded = False
 
     def read(self, index: int, variable: str) -> NDArray[np.int32]:
-        """A plastic layer's mantissas, its ``weights`` or their ``history``, in our order."""
+        """A plastic layer's mantissas, its ``weights`` or their ``history``, or its ``traces``, in
+        our order of the inputs."""
         values = np.asarray(getattr(self.plastic[index], variable).get(), dtype=np.int32)
         return values[..., _from_lava(self._shapes[index])]
+
+    def factors(self, index: int) -> NDArray[np.int32]:
+        """A plastic layer's third factors; its outputs have one order everywhere."""
+        return np.asarray(self.plastic[index].factors.get(), dtype=np.int32)
 
 
 def _plastic(
@@ -309,6 +321,7 @@ def _plastic(
             dw=f"2^{rate}*u0*x1*y1 - 2^{rate}*u0*x1*y2",
             x1_impulse=rule.readout_impulse if readout else rule.hidden_impulse,
             x1_tau=rule.readout_tau if readout else rule.hidden_tau,
+            t_epoch=rule.epoch,
             rng_seed=seed,
         ),
         graded_spike_cfg=GradedSpikeCfg.OVERWRITE if graded else GradedSpikeCfg.USE_REGULAR_IMPULSE,

@@ -710,7 +710,7 @@ class TestDisk:
     def test_kill_9_leaves_neither_process_nor_half_a_file(self, model, data, tmp_path):
         out = tmp_path / "learned.net"
         out.write_text("old")
-        options = ("--epochs", "100", "--out", str(out))
+        options = ("--engine", "lava", "--epochs", "100", "--out", str(out))
         parent = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "learn", model, "--data", data, *options],
             cwd=ROOT,

@@ -71,14 +71,18 @@ class EightBitDense(LearningDense):
     is 8 bits, sign included, at an exponent of −1: every learned weight can be written.
     All other arithmetic is Lava's.
 
-    recorded: of how many first steps ``history`` keeps the weights.
+    recorded: of how many first steps ``history`` keeps the weights, ``traces`` x1, and ``factors``
+    the third factor y1 − y2 as it came.
     """
 
     def __init__(self, *, recorded: int = 0, **kwargs: Any) -> None:
         # num_weight_bits is 9 so that Lava does not cut the odd weights it is given at the start.
         super().__init__(sign_mode=SignMode.MIXED, num_weight_bits=9, **kwargs)
-        # Lava has no empty Vars.
-        self.history = Var(shape=(max(recorded, 1), *kwargs["weights"].shape), init=0)
+        steps = max(recorded, 1)  # Lava has no empty Vars
+        out, inputs = kwargs["weights"].shape
+        self.history = Var(shape=(steps, out, inputs), init=0)
+        self.traces = Var(shape=(steps, inputs), init=0)
+        self.factors = Var(shape=(steps, out), init=0)
 
 
 @implements(proc=EightBitDense, protocol=LoihiProtocol)
@@ -89,12 +93,24 @@ class PyEightBitDense(dense_models.PyLearningDenseModelBitApproximate):
 
     implements_process = None  # the parent's; Lava refuses to overwrite it
     history: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    traces: np.ndarray = LavaPyType(np.ndarray, np.int32)
+    factors: np.ndarray = LavaPyType(np.ndarray, np.int32)
+
+    def run_spk(self) -> None:
+        """Lava's step, remembered."""
+        super().run_spk()
+        self._remember()
 
     def run_lrn(self) -> None:
-        """Lava's learning step, remembered."""
+        """Lava's learning phase, at the end of an epoch, remembered."""
         super().run_lrn()
+        self._remember()
+
+    def _remember(self) -> None:
         if self.time_step <= len(self.history):
             self.history[self.time_step - 1] = self.weights
+            self.traces[self.time_step - 1] = self.x1
+            self.factors[self.time_step - 1] = self.y1 - self.y2
 
     def _saturate_synaptic_variable(self, syn_var_name: str, syn_var_val: Any) -> Any:
         values = super()._saturate_synaptic_variable(syn_var_name, syn_var_val)

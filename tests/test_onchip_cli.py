@@ -1,0 +1,99 @@
+"""``pumice learn``: its engines, its proof, its checkpoint, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cli import learn as command
+from cli.main import main
+from lava_export import netx
+from onchip.engine import Learner
+from onchip.learn import Proof
+
+
+@pytest.fixture
+def pumice(tmp_path, capfd):
+    """Runs ``pumice learn`` on 32 samples of four classes: exit code, answer or last line."""
+    rng = np.random.default_rng(0)
+    y = np.arange(48) % 4
+    x = (np.kron(np.eye(4)[y], np.ones(5)) * 200 + rng.integers(0, 50, (48, 20))).astype(np.uint8)
+    data = tmp_path / "data.npz"
+    np.savez(data, x_train=x[:32], y_train=y[:32], x_test=x[32:], y_test=y[32:])
+
+    def pumice(*arguments, out="learned.net"):
+        options = ("--hidden", "24", "--time-steps", "6", "--out", str(tmp_path / out), "--json")
+        code = main(["learn", "--data", str(data), *options, *map(str, arguments)])
+        return code, json.loads(capfd.readouterr().out)
+
+    return pumice
+
+
+def test_the_fast_engine_is_the_default(pumice, tmp_path, monkeypatch):
+    monkeypatch.setattr("onchip.learn.simulate", None)  # Lava is not asked
+    code, answer = pumice("--mode", "both", "--epochs", 4)
+    assert (code, answer["engine"], answer["samples"]) == (0, "fast", 128)
+    assert answer["accuracy_after"] > answer["accuracy_before"]
+    assert netx.read(tmp_path / "learned.net").classes == 4
+
+
+def test_rule_rounding_and_seed_are_handed_on(pumice, tmp_path):
+    files = []
+    for n, options in enumerate(
+        [(), ("--rule", "leak=900", "--rule", "gap=3"), ("--rounding", "chip-like"), ("--seed", 9)]
+    ):
+        code, _ = pumice(*options, out=f"{n}.net")
+        assert code == 0
+        files.append((tmp_path / f"{n}.net").read_bytes())
+    assert len(set(files)) == len(files)
+
+
+def test_goes_on_from_a_checkpoint(pumice, tmp_path, monkeypatch):
+    saved = tmp_path / "place"
+    options = ("--epochs", 3, "--checkpoint", saved)
+    code, first = pumice(*options, out="first.net")
+    assert code == 0
+    monkeypatch.setattr(Learner, "learn", None)  # nothing is left to learn
+    code, second = pumice(*options, out="second.net")
+    assert code == 0
+    assert second["accuracy_after"] == first["accuracy_after"]
+    assert netx.read(tmp_path / "first.net") == netx.read(tmp_path / "second.net")
+    code, answer = pumice("--epochs", 2, "--checkpoint", saved)
+    assert code == 1
+    assert "is of another run" in answer["error"]
+
+
+@pytest.mark.lava
+def test_proves_itself_in_lava(pumice):
+    code, answer = pumice("--verify", 5, "--mode", "both", "--rule", "epoch=2")
+    assert code == 0
+    proof = answer["verified"]
+    assert (proof["samples"], proof["weights"], proof["mismatches"]) == (5, 24 * 24, 0)
+
+
+def test_a_difference_fails(pumice, monkeypatch):
+    monkeypatch.setattr(command, "prove", lambda *_, **__: Proof(5, 60, 576, 1, 1.0, 0.1))
+    code, answer = pumice("--verify", 5)
+    assert code == 1
+    assert answer["verified"]["mismatches"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--rule", "gaps=2"), "name one of gap, amplitude"),
+        (("--rule", "gap=1"), "gap is 1, use a whole number 2..32768"),
+        (("--engine", "lava", "--rounding", "chip-like"), "rounds in its own way alone"),
+        (("--engine", "lava", "--checkpoint", "x"), "can keep no checkpoint"),
+        (("--verify", "33"), "has 1 to 32 for train"),
+        (("--epochs", "0"), "at least one is needed"),
+    ],
+)
+def test_refuses(pumice, tmp_path, options, words):
+    code, answer = pumice(*options)
+    assert code == 1
+    assert words in answer["error"]
+    assert "\n" not in answer["error"]
+    assert not (tmp_path / "learned.net").exists()
