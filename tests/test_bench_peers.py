@@ -386,7 +386,7 @@ def test_the_extra_is_pinned_and_its_pins_are_only_versions() -> None:
     for requirement in wanted:
         version = pinned[canonicalize_name(requirement.name)].removeprefix("==")
         assert requirement.specifier.contains(version), requirement
-    assert {r.name for r in wanted} == {"spikingjelly", "snntorch"}
+    assert {r.name for r in wanted} == {"spikingjelly", "snntorch", "nirtorch"}
     main = pins(ROOT / "constraints.txt")
     assert all(main[name] == pin for name, pin in pinned.items() if name in main)
     for line in (ROOT / "constraints-peers.txt").read_text(encoding="utf-8").splitlines():

@@ -20,7 +20,7 @@ import pytest
 
 from cli import networks
 from cli.main import main
-from lava_export import netx
+from lava_export import netx, seal
 from lava_export.verify import Divergence, VerifyResult
 from loihi import Dense, PumiceError, files
 from loihi.environment import Finding
@@ -361,6 +361,7 @@ class TestBadFiles:
             with h5py.File(path, "a") as file:
                 del file[place]
                 file[place] = value
+            seal.reseal(path)
 
         return change
 
