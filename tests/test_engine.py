@@ -164,11 +164,12 @@ def test_an_engine_at_work_can_be_forked() -> None:
     network = Network((3,), (layer,), Encoding("events", 2), "spikes")
     started = Engine(network, threads=2)
     x = np.ones((2, 4, 3), dtype=np.uint8)
+    started.predict(np.ones((50, 4000, 3), dtype=np.uint8))  # enough for both threads to begin
     expected = started.predict(x)
     child = os.fork()
     if not child:
         os._exit(0 if np.array_equal(started.predict(x), expected) else 1)
-    for _ in range(600):
+    for _ in range(300):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             break

@@ -79,20 +79,40 @@ def test_sums_beyond_what_float32_holds() -> None:
     assert simulate.predict(network, x).tolist() == [[77 * 64], [78 * 64]]
 
 
-def test_precision_set_elsewhere_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_float32_matmul_precision("medium")  # products in bfloat16, 8 bits
-    try:
-        rng = np.random.default_rng(1)
-        network = Network(
-            (300,),
-            (Layer(Dense(rng.integers(-128, 128, (64, 300))), INTEGRATOR),),
-            Encoding("events", 2, (-256, 255)),
-        )
-        x = rng.integers(-256, 256, (2, 70, 300))
+@pytest.mark.parametrize("payload", [128, -128, 129, -129])
+def test_the_edges_of_the_current_register(payload: int) -> None:
+    """8 · 128 · 128 << 6 is 2^23: the last current that does not wrap, and the first that does."""
+    neuron = Neuron(du=4096, dv=0, vth=131071)
+    network = Network(
+        (8,), (Layer(Dense(np.full((1, 8), 128)), neuron),), Encoding("events", 3, (-256, 255))
+    )
+    x = np.full((3, 1, 8), payload, dtype=np.int16)
+    x[1:] = 0
+    np.testing.assert_array_equal(simulate.predict(network, x), reference.predict(network, x))
+
+
+def test_sums_wrap_where_lavas_do() -> None:
+    conv = Layer(Conv(np.full((1, 200, 1, 1), 255)), Neuron(4096, vth=None))
+    ones = Layer(Dense(np.ones((1, 66_000), dtype=int)), Neuron(4096, vth=None))  # 25 bits
+    for layer, shape in ((conv, (200, 1, 1)), (ones, (66_000,))):
+        network = Network(shape, (layer,), Encoding("events", 1, (0, 255)))
+        x = np.full((1, 1, *shape), 255, dtype=np.uint8)
+        found = simulate.predict(network, x)
+        np.testing.assert_array_equal(found, reference.predict(network, x))
+        assert found < 0  # or it would not have wrapped
+
+
+def test_what_float32_takes_is_exact_in_bfloat16() -> None:
+    """Whatever precision torch is told to multiply in: 256 has eight bits, 257 nine."""
+    always = Layer(Dense(np.ones((8, 8), dtype=int)), Neuron(vth=0, bias=1), (-1,))
+    for sources, dtype in (((-1, 0), torch.float32), ((-1, 0, 1), torch.float64)):
+        last = Layer(Dense(np.full((2, 8), -128)), Neuron(4096, 4096, None), sources)
+        network = Network((8,), (always, always, last), Encoding("events", 1, (0, 255)))
+        (_, weight), *_ = simulate._Synapse(network, 2, 0, torch.device("cpu")).weights
+        assert weight.dtype == dtype
+        assert torch.equal(weight.to(torch.bfloat16).to(dtype), weight)
+        x = np.full((1, 1, 8), 255, dtype=np.uint8)
         np.testing.assert_array_equal(simulate.predict(network, x), reference.predict(network, x))
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision("highest")
 
 
 def test_what_cannot_be_is_refused_in_a_line() -> None:

@@ -1,19 +1,19 @@
 """The frozen network in torch: the reference's integers for thousands of samples on a GPU.
 
 Time is gone through step by step, and all layers in each step, so that memory does not grow with T.
-Synapses are matrix products of whole numbers in floating point: in float32 where no sum can reach
-2^24, else in float64, and so exact in whatever order a library adds them up. Convolutions are
-unfolded into such products, since a library's own may go by way of Winograd or Fourier transforms,
-which round. The neurons' equations are those of :mod:`loihi.reference`, in int64.
+Synapses are matrix products of whole numbers in floating point: in float32 where messages are small
+and no sum can reach 2^24, else in float64, and so exact in whatever order a library adds them up.
+Convolutions are unfolded into such products, since a library's own may go by way of Winograd or
+Fourier transforms, which round. The neurons' equations are those of :mod:`loihi.reference`, in
+int64.
 
 On a processor :class:`loihi.engine.Engine` is many times faster.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,23 +56,12 @@ def predict(network: Network, x: NDArray[Any], device: str = "cpu") -> NDArray[n
     except (RuntimeError, AssertionError, NotImplementedError):
         raise PumiceError(f"device {device!r} is none that torch can use here") from None
     found = [np.zeros((0, network.classes), dtype=np.int64)]
-    with torch.inference_mode(), _all_bits():
+    with torch.inference_mode():
         simulation = _Simulation(network, place)
         size = max(1, VALUES.get(place.type, VALUES["cpu"]) // simulation.values)
         for start in range(0, x.shape[1], size):
             found.append(simulation.scores(x[:, start : start + size]).cpu().numpy())
     return np.concatenate(found)
-
-
-@contextlib.contextmanager
-def _all_bits() -> Iterator[None]:
-    """Products in float32 are that within, not in TF32 or bfloat16."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 class _Simulation:
@@ -145,10 +134,13 @@ class _Synapse:
         if isinstance(self.synapse, Inject):
             return
         assert not isinstance(self.synapse, ComplexDense)  # only resonators have it
-        largest = largest_sum(self.synapse.weight, network.payload_of(sources))
+        payload = network.payload_of(sources)
+        largest = largest_sum(self.synapse.weight, payload)
         self.bits -= int(lost_bits(self.synapse))
-        # Whole numbers below 2^24 are exact in float32, and sums of them that stay there.
-        dtype = torch.float32 if largest < 2**24 else torch.float64
+        # Whole numbers below 2^24 are exact in float32, and sums of them that stay there. Factors
+        # within 256 are, even where torch has been told to round them to TF32 or bfloat16.
+        single = largest < 2**24 and max(map(abs, payload)) <= 256
+        dtype = torch.float32 if single else torch.float64
         weight = torch.tensor(self.synapse.weight, dtype=dtype, device=device)
         if isinstance(self.synapse, Conv):
             groups = self.synapse.groups
