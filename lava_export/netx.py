@@ -355,7 +355,7 @@ def _open(path: Path) -> Network:
         with h5py.File(path, "r") as file:
             return _read(file)
     except PumiceError as error:
-        raise NetxError(f"{path}: {error}") from None
+        raise NetxError(f"{path}: {' '.join(str(error).split())}") from None  # one line, always
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         # What h5py raises for a file that is cut short or scrambled depends on where it is.
         words = " ".join(str(error).split())
@@ -434,8 +434,11 @@ class _Place:
 
     def agrees(self, key: str, found: Any) -> None:
         """A number that says twice what the weight says already; netx never looks at it."""
-        if key in self and not np.array_equal(self.integers(key, 0, _INT).reshape(-1), found):
-            raise self.error(f"{key} is {self.value(key)}, its weight says {np.asarray(found)}")
+        if key in self:
+            said = self.integers(key, 0, _INT).reshape(-1).tolist()
+            if not np.array_equal(said, found):
+                few = said[0] if len(said) == 1 else said if len(said) <= 4 else "an array"
+                raise self.error(f"{key} is {few}, its weight says {np.asarray(found)}")
 
 
 def _read(file: h5py.File) -> Network:
