@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 
 from lava_export import netx, run
-from loihi import Dense, Encoding, Layer, Network, Neuron, reference
+from loihi import (
+    ComplexDense,
+    Delta,
+    Dense,
+    Encoding,
+    Inject,
+    Layer,
+    Network,
+    Neuron,
+    Resonator,
+    reference,
+)
 from loihi.engine import Engine
 from loihi.reference import Trace
 
@@ -173,6 +184,33 @@ def test_sigma_delta_pilotnet(simulate: Simulator, netx_files: Path) -> None:
         np.testing.assert_array_equal(lava_order(trace.u[index]), truth)
     output = np.load(folder / "output.npy")
     np.testing.assert_array_equal(last_axis(trace.spikes[-1])[:, 0], output[:, 8])
+
+
+@pytest.mark.parametrize("simulate", SIMULATORS)
+def test_changes_of_an_image(simulate: Simulator, netx_files: Path) -> None:
+    """What a sigma-delta network's input sends of an image that swings as a sine."""
+    folder = netx_files / "gts" / "tinynet_sdnn"
+    image, sent = np.load(folder / "input_bias.npy"), np.load(folder / "input.npy")
+    swing = image[..., None] * np.sin(2 * np.pi * np.arange(15) / 15)
+    network = Network((3, 16, 16), (Layer(Inject(), Delta(20)),), Encoding("events", 15, (-64, 64)))
+    x = swing.astype(np.int16).transpose(3, 2, 1, 0)[:, None]
+    np.testing.assert_array_equal(lava_order(simulate(network, x, ("spikes",)).spikes[0]), sent)
+
+
+@pytest.mark.parametrize("simulate", SIMULATORS)
+def test_resonators(simulate: Simulator, netx_files: Path) -> None:
+    """Complex weights, 200 inputs to 256 neurons of period 11 that keep 95 % a step."""
+    folder = netx_files / "gts" / "complex_dense"
+    real, imag, x, spikes = (
+        np.load(folder / f"{name}.npy") for name in ("weight_r", "weight_img", "in", "out")
+    )
+    sin, cos = (int(0.95 * f(2 * np.pi / 11) * 4096) for f in (np.sin, np.cos))
+    layer = Layer(ComplexDense(real, imag), Resonator(25, sin, cos, "phase"))
+    network = Network((200,), (layer,), Encoding("events", 1999))
+    trace = simulate(network, x.T[:1999, None].astype(np.uint8), ("spikes",))
+    # Lava's step 2 is the first that hears of the input.
+    np.testing.assert_array_equal(last_axis(trace.spikes[0]), spikes[:, 1:])
+    assert spikes[:, 1:].any()
 
 
 @pytest.mark.slow
