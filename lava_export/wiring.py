@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lava_export.netx import CONV_MAX, NEVER
 from loihi import (
     ComplexDense,
     Conv,
@@ -45,11 +46,6 @@ from loihi import (
 from loihi.network import INPUT, Shape
 from loihi.neurons import AnyNeuron
 from loihi.schedule import arrivals, delays, heard
-
-NEVER = 1 << 17
-"""A threshold mantissa that no v exceeds: it stops short of 2^17 << 6."""
-CONV_MAX = 127
-"""Beyond this, Lava's own Conv turns its stride, groups and so on into other numbers."""
 
 
 @dataclass(frozen=True)

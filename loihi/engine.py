@@ -27,7 +27,6 @@ from loihi.layers import FastLayer, States
 from loihi.network import INPUT, Network, NetworkError
 from loihi.reference import STATES, Trace
 from loihi.synapses import Connection, Messages
-from loihi.synapses import largest_sum as largest_sum
 
 Seen = tuple[NDArray[np.int32] | None, NDArray[np.int32] | None, NDArray[np.int32] | None]
 """Where a layer puts u and v of every step, and its peaks."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from loihi import formats, schedule
 from loihi.boards import Chip as Chip
 from loihi.boards import chip as chip
-from loihi.engine import Activity, Engine, largest_sum
+from loihi.engine import Activity, Engine
 from loihi.network import INPUT, ComplexDense, Conv, Dense, Inject, Network, Shape
 from loihi.neurons import Delta, Neuron, Resonator, Sigma, SigmaDelta
 from loihi.partition import (
@@ -31,6 +31,7 @@ from loihi.partition import (
     partition,
     synapse_bits,
 )
+from loihi.synapses import largest_sum
 
 Level = Literal["ok", "warning", "error"]
 
