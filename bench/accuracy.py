@@ -36,6 +36,7 @@ FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
 RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},
     "bptt": {"rule": "bptt"},
+    "bptt_detached": {"rule": "bptt", "detach_reset": True},
     "stop": {"rule": "stop"},
     "sltt_k1": {"rule": "sltt_k", "k": 1},
     "sltt_k2": {"rule": "sltt_k", "k": 2},
@@ -46,6 +47,7 @@ RULES: dict[str, dict[str, Any]] = {
     "bptt_checkpoint": {"rule": "bptt_checkpoint"},
 }
 SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
+LENET_RULES = ("sltt", "bptt", "bptt_detached", "stop", "sltt_k2", "tt_lbp_4_1", "tt_lbp_2_2")
 
 
 def plan(group: str) -> dict[str, TrainConfig]:
@@ -58,7 +60,7 @@ def plan(group: str) -> dict[str, TrainConfig]:
                     runs[f"mlp-{name}-{seed}"] = replace(MLP, seed=seed, **settings)
     elif group == "lenet":
         for base in (LENET, FASHION):
-            for name in ("sltt", "bptt", "stop", "sltt_k2", "tt_lbp_4_1", "tt_lbp_2_2"):
+            for name in LENET_RULES:
                 runs[f"lenet-{base.data}-{name}"] = replace(base, **RULES[name])
     elif group == "grid":
         for seed in range(3):

@@ -19,17 +19,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from loihi import files
-from onchip.block import LearningError
 from onchip.engine import Learner
 from onchip.simulate import pack
+from onchip.spec import LearningError
 
-FORMAT = "pumice-learning-1"
+FORMAT = "pumice-learning-2"
 
 
 def digest(learner: Learner, x: NDArray[Any]) -> str:
-    """What a run is: its block, its labels in their order, its random numbers, and its data."""
+    """What a run is: its plan, its labels in their order, its random numbers, and its data."""
     arrays: dict[str, NDArray[Any]] = {"labels": learner.labels, "x": x}
-    about = [pack(learner.block, arrays), learner.seed, learner.rounding]
+    about = [pack(learner.plan, arrays), learner.seed, learner.rounding]
     return _sha(json.dumps(about, sort_keys=True), arrays)
 
 

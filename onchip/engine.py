@@ -1,10 +1,10 @@
-"""The learning block compiled: what Lava's simulator does with it, number for number, and thousands
+"""Learning blocks compiled: what Lava's simulator does with them, number for number, and thousands
 of times faster.
 
     learner = Learner(build(network, x, "hidden", Rule()), labels)
     learner.learn(x)                 # the next samples, in their order
     learner.finish()                 # until the last of them has been learned
-    learner.block.freeze(learner.learned)
+    learner.plan.freeze(learner.learned)
 
 Learning goes on sample after sample, so only what is in front of the learning layers runs for many
 samples at a time (:mod:`loihi.engine`); the rest is :mod:`onchip.kernels`, a step after the other.
@@ -31,7 +31,8 @@ from loihi import Dense, Network, Neuron, reference
 from loihi.engine import Engine
 from loihi.formats import STATE_SHIFT
 from onchip import kernels
-from onchip.block import Block, LearningError
+from onchip.block import Head, Plan
+from onchip.spec import LearningError
 
 Rounding = Literal["lava", "chip-like"]
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
@@ -45,7 +46,7 @@ WEIGHT_SEED = 2
 
 
 class Learner:
-    """A block at work, from its first step on.
+    """A plan at work, from its first step on.
 
     labels: the classes of all samples that will come, ``[samples]``, in their order (the error is
         halved towards their end). seed: of the random numbers; under ``lava`` of those of the
@@ -54,7 +55,7 @@ class Learner:
 
     def __init__(
         self,
-        block: Block,
+        plan: Plan,
         labels: NDArray[Any],
         *,
         seed: int = 1,
@@ -63,47 +64,50 @@ class Learner:
     ) -> None:
         if rounding not in ROUNDINGS:
             raise LearningError(f"rounding {rounding!r} is unknown: use {' or '.join(ROUNDINGS)}")
-        self.block, self.seed, self.rounding = block, seed, rounding
+        self.plan, self.seed, self.rounding = plan, seed, rounding
         self.labels = np.array(labels, dtype=np.int64)
         self.step = 0
         self.samples = 0
-        network, rule = block.network, block.rule
-        last = len(network.layers) - 1
-        self._first = min(block.plastic)
-        self._front = _Front(block, self._first, threads)
-        self._hidden: kernels.Synapses | None = None
-        self._cells: kernels.Cells | None = None
-        if self._first < last:
-            self._hidden = _synapses(block, last - 1, self._first == 0)
-            self._cells = _cells(block, last - 1)
-        self._readout = _synapses(block, last, self._first == last == 0)
-        classes = network.classes
-        self._reader = kernels.Reader(
-            np.zeros(classes, dtype=np.int64),
-            np.zeros(classes, dtype=np.int32),
-            np.zeros(classes, dtype=np.int64),
-            rule.amplitude,
-            rule.leak,
-            block.readout_shift,
-            rule.halvings,
-            network.arrivals[last],
+        self._front = _Front(plan, threads)
+        self._ranks = plan.ranks(len(self.labels))
+        first, layers = plan.first, range(plan.first, plan.top + 1)
+        self._heads = tuple(
+            kernels.Head(
+                _synapses(plan, head.place, len(layers) + n + 1, head.weight),
+                _reader(plan, head),
+                head.layer - first if head.layer >= first else -1,
+            )
+            for n, head in enumerate(plan.heads)
         )
+        self._stages = tuple(
+            kernels.Stage(_synapses(plan, layer, n + 1), _cells(plan, layer, self._heads))
+            for n, layer in enumerate(layers)
+        )
+        small = np.int8 if all(_fits(s.synapses.weight) for s in self._stages) else np.int16
+        self._stages = tuple(  # one type for all: what is compiled takes them one after the other
+            s._replace(synapses=s.synapses._replace(weight=s.synapses.weight.astype(small)))
+            for s in self._stages
+        )
+        self._places = {
+            **{layer: s.synapses for layer, s in zip(layers, self._stages, strict=True)},
+            **{h.place: k.synapses for h, k in zip(plan.heads, self._heads, strict=True)},
+        }
 
     def learn(self, x: NDArray[Any], record: bool = False) -> list[Record]:
         """The next samples, payloads ``[T, n, *input_shape]``. record: what happens in each step,
         for small blocks, in the order of time; else nothing."""
-        x = self.block.network.check_payloads(x)
-        if len(x) != self.block.network.time_steps:
+        x = self.plan.network.check_payloads(x)
+        if len(x) != self.plan.network.time_steps:
             raise LearningError(
                 f"samples of {len(x)} steps, the network's encoding has "
-                f"{self.block.network.time_steps}"
+                f"{self.plan.network.time_steps}"
             )
         if self.samples + x.shape[1] > len(self.labels):
             raise LearningError(
                 f"{self.samples + x.shape[1]} samples, labels for {len(self.labels)}"
             )
         records = []
-        at_once = max(1, CHUNK_SIZE // (self.block.interval * self._front.size))
+        at_once = max(1, CHUNK_SIZE // (self.plan.interval * self._front.size))
         for begin in range(0, x.shape[1], at_once):
             some = x[:, begin : begin + at_once]
             messages = self._front.messages(some)
@@ -115,7 +119,7 @@ class Learner:
 
     def finish(self, record: bool = False) -> list[Record]:
         """The steps after the last sample, in which the last errors are learned."""
-        missing = self.block.steps(len(self.labels)) - self.step
+        missing = self.plan.steps(len(self.labels)) - self.step
         if self.samples < len(self.labels):
             raise LearningError(f"{self.samples} of {len(self.labels)} samples have been learned")
         silence = self._front.silence(missing)
@@ -123,53 +127,60 @@ class Learner:
 
     @property
     def learned(self) -> dict[int, NDArray[np.int32]]:
-        """The mantissas ``[out, in]`` of each plastic layer as they are now, by its index."""
-        last = len(self.block.network.layers) - 1
-        found = {last: self._readout.weight}
-        if self._hidden is not None:
-            found[last - 1] = self._hidden.weight.T
-        return {index: found[index].astype(np.int32) for index in self.block.plastic}
+        """The mantissas ``[out, in]`` of each plastic place as they are now."""
+        return {
+            place: self._mantissas(place, self._places[place].weight).astype(np.int32)
+            for place in self.plan.plastic
+        }
+
+    def _mantissas(self, place: int, weight: NDArray[Any]) -> NDArray[Any]:
+        """Of a place ``[…, out, in]``, as its kernel has them."""
+        return weight if any(h.place == place for h in self.plan.heads) else weight.swapaxes(-1, -2)
 
     @property
     def network(self) -> Network:
         """The frozen network as it is now."""
-        return self.block.freeze(self.learned)
+        return self.plan.freeze(self.learned)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that changes, but for ``step`` and ``samples``: arrays by their names, not copied.
         Random numbers are drawn by the step, and need nothing beside it."""
-        parts = {
-            "hidden": (self._hidden, ("weight", "x1", "tx", "y")),
-            "cells": (self._cells, ("u", "v", "a", "third")),
-            "readout": (self._readout, ("weight", "x1", "tx", "y")),
-            "reader": (self._reader, ("r", "a")),
-        }
+        parts: list[tuple[str, Any, tuple[str, ...]]] = []
+        for n, stage in enumerate(self._stages):
+            parts.append((f"stage{n}", stage.synapses, ("weight", "x1", "tx", "y")))
+            parts.append((f"cells{n}", stage.cells, ("u", "v", "a", "third")))
+        for n, head in enumerate(self._heads):
+            parts.append((f"head{n}", head.synapses, ("weight", "x1", "tx", "y")))
+            parts.append((f"reader{n}", head.reader, ("r", "a")))
         return {
             f"{part}.{name}": getattr(values, name)
-            for part, (values, names) in parts.items()
-            if values is not None
+            for part, values, names in parts
             for name in names
         }
 
     def _run(self, messages: NDArray[Any], record: bool) -> Record:
-        steps, rule = len(messages), self.block.rule
+        steps, rule = len(messages), self.plan.rule
         clock = kernels.Clock(
-            self.step, self.block.network.time_steps, self.block.interval, rule.epoch
+            self.step, self.plan.network.time_steps, self.plan.interval, rule.epoch
         )
-        seen = self._seen(steps if record else 0)
+        seen_stages = tuple(
+            _seen(s.synapses, s.cells.spikes, steps if record else 0) for s in self._stages
+        )
+        nothing = np.zeros(0, dtype=np.uint8)
+        seen_heads = tuple(_seen(h.synapses, nothing, steps if record else 0) for h in self._heads)
         kernels.run(
             messages,
             self.labels,
-            self._hidden,
-            self._cells,
-            self._readout,
-            self._reader,
+            self._ranks,
+            self._stages or None,
+            self._heads,
             clock,
             self._draws(steps),
-            seen,
+            seen_stages or None,
+            seen_heads,
         )
         self.step += steps
-        return Record(self, messages, seen)
+        return Record(self, messages, seen_stages, seen_heads)
 
     def _draws(self, steps: int) -> kernels.Draws:
         none = np.zeros(0)
@@ -177,7 +188,7 @@ class Learner:
             # Not 0, which says that there is none.
             key = int(np.random.SeedSequence(self.seed).generate_state(1)[0]) | 1
             return kernels.Draws(key, none.astype(np.int32), none, none)
-        epoch = self.block.rule.epoch
+        epoch = self.plan.rule.epoch
         # At rest Lava draws once, then twice a step for traces and once a learning phase.
         x, y = (_stream(self.seed + k, 1 + 2 * self.step, 2 * steps)[1::2] for k in (0, 2))
         phases = np.arange(self.step + 1, self.step + steps + 1) // epoch
@@ -186,50 +197,31 @@ class Learner:
         x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)  # of one type with those above
         return kernels.Draws(0, weight[phases - phases[0]], x, y)
 
-    def _seen(self, steps: int) -> kernels.Seen:
-        def room(array: NDArray[Any]) -> NDArray[Any]:
-            return np.zeros((steps, *array.shape), dtype=array.dtype)
-
-        nothing = self._readout._replace(
-            weight=np.zeros((0, 0), np.int8), x1=np.zeros(0, np.int16), y=np.zeros(0, np.int16)
-        )
-        hidden = self._hidden or nothing
-        spikes = self._cells.spikes if self._cells else np.zeros(0, np.uint8)
-        readout = self._readout
-        return kernels.Seen(
-            room(hidden.weight),
-            room(hidden.x1),
-            room(hidden.y),
-            room(spikes),
-            room(readout.weight),
-            room(readout.x1),
-            room(readout.y),
-        )
-
 
 class Record:
     """What happened in some steps; each property an array with a row a step.
 
     weights ``[steps, out, in]``, traces ``[steps, in]`` and factors ``[steps, out]`` (y1 − y2) are
-    by plastic layer, spikes ``[steps, size]`` by layer: of the last in front and of the hidden one.
+    by plastic place, spikes ``[steps, size]`` by layer: the last in front, and all behind.
     """
 
-    def __init__(self, learner: Learner, messages: NDArray[Any], seen: kernels.Seen) -> None:
-        plastic = learner.block.plastic
-        last = len(learner.block.network.layers) - 1
-        self.weights: dict[int, NDArray[Any]] = {}
-        self.traces: dict[int, NDArray[Any]] = {}
-        self.factors: dict[int, NDArray[Any]] = {}
-        self.spikes: dict[int, NDArray[Any]] = {}
-        if last in plastic:
-            self.weights[last] = seen.readout_weight
-            self.traces[last], self.factors[last] = seen.readout_x1, seen.readout_y
-        if last - 1 in plastic:
-            self.weights[last - 1] = seen.hidden_weight.swapaxes(1, 2)
-            self.traces[last - 1], self.factors[last - 1] = seen.hidden_x1, seen.hidden_y
-            self.spikes[last - 1] = seen.spikes
-        if len(seen.readout_y) and learner._first > 0:
-            self.spikes[learner._first - 1] = messages
+    def __init__(
+        self,
+        learner: Learner,
+        messages: NDArray[Any],
+        stages: Sequence[kernels.Seen],
+        heads: Sequence[kernels.Seen],
+    ) -> None:
+        plan = learner.plan
+        first = plan.first
+        seen = {first + n: s for n, s in enumerate(stages)}
+        seen |= {head.place: s for head, s in zip(plan.heads, heads, strict=True)}
+        self.weights = {p: learner._mantissas(p, seen[p].weight) for p in plan.plastic}
+        self.traces = {p: seen[p].x1 for p in plan.plastic}
+        self.factors = {p: seen[p].y for p in plan.plastic}
+        self.spikes = {first + n: s.spikes for n, s in enumerate(stages)}
+        if first > 0:
+            self.spikes[first - 1] = messages
 
 
 def side_by_side(
@@ -250,9 +242,9 @@ def side_by_side(
 class _Front:
     """The layers before the first that learns: what they send, step after step of the chip."""
 
-    def __init__(self, block: Block, first: int, threads: int | None) -> None:
-        network = block.network
-        self._block, self._network, self._engine = block, None, None
+    def __init__(self, plan: Plan, threads: int | None) -> None:
+        network, first = plan.network, plan.first
+        self._plan, self._network, self._engine = plan, None, None
         shape, self._lag = network.input_shape, 0
         if first:
             self._network = Network(network.input_shape, network.layers[:first], network.encoding)
@@ -262,7 +254,7 @@ class _Front:
 
     def messages(self, x: NDArray[Any]) -> NDArray[np.uint8]:
         """Of payloads ``[T, n, …]``: ``[n · interval, size]``, each sample followed by its gap."""
-        interval = self._block.interval
+        interval = self._plan.interval
         padded = np.zeros((interval, *x.shape[1:]), dtype=x.dtype)
         padded[: len(x)] = x
         if self._engine is not None:
@@ -283,29 +275,32 @@ class _Front:
         if self._network is None or not steps:
             return np.zeros((steps, self.size), dtype=np.uint8)
         silent = np.zeros((steps, 1, *self._network.input_shape), dtype=np.uint8)
-        trace = reference.stream(self._network, silent, reset_interval=self._block.interval)
+        trace = reference.stream(self._network, silent, reset_interval=self._plan.interval)
         return trace.spikes[-1].reshape(steps, self.size).astype(np.uint8)
 
 
-def _synapses(block: Block, index: int, from_input: bool) -> kernels.Synapses:
-    network, rule = block.network, block.rule
-    last = len(network.layers) - 1
-    synapse, plastic = network.layers[index].synapse, block.plastic.get(index)
-    assert isinstance(synapse, Dense)
-    weight = synapse.weight if plastic is None else plastic.values
+def _synapses(
+    plan: Plan, place: int, number: int, classifier: NDArray[Any] | None = None
+) -> kernels.Synapses:
+    """Of a place, with what learns in it; a fixed layer's weights as they are."""
+    weight, plastic = classifier, plan.plastic.get(place)
+    if weight is None:
+        synapse = plan.network.layers[place].synapse
+        assert isinstance(synapse, Dense)  # the network has been checked
+        weight = synapse.weight
+    weight = weight if plastic is None else plastic.values
     out, inputs = weight.shape
-    # One type for each place: every other is compiled anew.
-    weight = weight.astype(np.int16) if index == last else weight.T.astype(np.int8)
-    graded = from_input and not network.encoding.binary
+    graded = place == 0 and not plan.network.encoding.binary
+    rule = plan.numbers.get(place, plan.rule)
     tau, impulse = (
-        (rule.readout_tau, rule.readout_impulse)
-        if index == last
-        else (rule.hidden_tau, rule.hidden_impulse)
+        (rule.hidden_tau, rule.hidden_impulse)
+        if classifier is None
+        else (rule.readout_tau, rule.readout_impulse)
     )
     base, fraction = _fade(tau)
     _, fading = _fade(FACTOR_TAU)
     return kernels.Synapses(
-        np.array(weight, order="C"),
+        np.array(weight.T if classifier is None else weight, dtype=np.int16, order="C"),
         0 if plastic is None else plastic.exponent,
         np.zeros(inputs, dtype=np.int16),
         np.zeros(inputs, dtype=np.uint8),
@@ -316,8 +311,9 @@ def _synapses(block: Block, index: int, from_input: bool) -> kernels.Synapses:
         np.round(np.arange(256) / 2).astype(np.uint8).astype(np.int16),
         0 if graded else impulse,  # Lava takes it from graded synapses
         graded,
-        7 + block.rates.get(index, -7),
+        7 + plan.rates.get(place, -7),
         plastic is not None,
+        number,
     )
 
 
@@ -327,11 +323,42 @@ def _fade(tau: int) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     return np.floor(left).astype(np.int16), np.mod(left, 1.0)
 
 
-def _cells(block: Block, index: int) -> kernels.Cells:
-    network = block.network
-    neuron, size = network.layers[index].neuron, int(np.prod(network.shapes[index]))
-    assert isinstance(neuron, Neuron) and neuron.vth is not None  # the block has been checked
-    bias = neuron.effective_bias(network.shapes[index]).reshape(-1)
+def _fits(weight: NDArray[Any]) -> bool:
+    return bool(weight.min() >= -128 and weight.max() <= 127)
+
+
+def _reader(plan: Plan, head: Head) -> kernels.Reader:
+    classes = plan.network.classes
+    return kernels.Reader(
+        np.zeros(classes, dtype=np.int64),
+        np.zeros(classes, dtype=np.int32),
+        np.zeros(classes, dtype=np.int64),
+        head.rule.amplitude,
+        head.rule.leak,
+        head.readout_shift,
+        plan.rule.halvings,
+        head.arrival,
+        head.steps,
+    )
+
+
+def _cells(plan: Plan, layer: int, heads: Sequence[kernels.Head]) -> kernels.Cells:
+    network = plan.network
+    neuron, size = network.layers[layer].neuron, int(np.prod(network.shapes[layer]))
+    assert isinstance(neuron, Neuron)  # the network has been checked
+    bias = neuron.effective_bias(network.shapes[layer]).reshape(-1)
+    stage = next((s for s in plan.stages if s.layer == layer), None)
+    above, back = kernels.NOWHERE, np.zeros((0, 0), dtype=np.int16)
+    if stage is not None:
+        numbers = [n for n, head in enumerate(plan.heads) if head.place == stage.above]
+        if numbers:
+            above = numbers[0]
+            if stage.feedback is None:
+                back = heads[above].synapses.weight  # the same array: it learns
+        else:
+            above = kernels.MIRROR - (stage.feedback is not None)
+        if stage.feedback is not None:
+            back = np.array(stage.feedback.T, dtype=np.int16, order="C")
     u, v, a, third = np.zeros((4, size), dtype=np.int32)
     return kernels.Cells(
         u,
@@ -340,14 +367,25 @@ def _cells(block: Block, index: int) -> kernels.Cells:
         third,
         np.zeros(size, dtype=np.uint8),
         bias.astype(np.int32),
-        np.ascontiguousarray(block.feedback.T, dtype=np.int32),
+        back,
+        above,
         neuron.du,
         neuron.dv,
-        neuron.vth << STATE_SHIFT,
-        block.window,
-        block.error_shift,
-        network.arrivals[index],
+        # None never spikes: v stays below 2^23
+        (1 << 17 if neuron.vth is None else neuron.vth) << STATE_SHIFT,
+        0 if stage is None else stage.window,
+        0 if stage is None else stage.error_shift,
+        network.arrivals[layer],
     )
+
+
+def _seen(synapses: kernels.Synapses, spikes: NDArray[Any], steps: int) -> kernels.Seen:
+    """Room for what happens in some steps."""
+
+    def room(array: NDArray[Any]) -> NDArray[Any]:
+        return np.zeros((steps, *array.shape), dtype=array.dtype)
+
+    return kernels.Seen(room(synapses.weight), room(synapses.x1), room(synapses.y), room(spikes))
 
 
 def _stream(seed: int, skip: int, count: int) -> NDArray[np.float64]:

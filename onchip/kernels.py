@@ -1,9 +1,9 @@
-"""The learning engine's compiled step: what Lava's processes of a block do in one time step, and in
-the learning phase after it. Integers in, integers out; no Python between two steps.
+"""The learning engine's compiled step: what Lava's processes of all blocks do in one time step, and
+in the learning phase after it. Integers in, integers out; no Python between two steps.
 
 Learned matrices lie so that the loop inside is the long one: the hidden synapses input first, where
-a spike adds a row, the readout's class first. What a synapse learns depends on the product of its
-trace and its third factor alone, so one function does both (:func:`_round_together`).
+a spike adds a row, the classifiers' class first. What a synapse learns depends on the product of
+its trace and its third factor alone, so one function does both (:func:`_round_together`).
 
 The explicit ``np.int32`` keep numba from widening to 64 bits, which would halve the vector width.
 """
@@ -32,11 +32,11 @@ FRACTION = 7
 class Synapses(NamedTuple):
     """Learning synapses, or with ``learns`` False fixed ones.
 
-    weight: mantissas, ``[in, out]`` of the hidden layer, ``[out, in]`` of the readout. exponent: of
+    weight: mantissas, ``[in, out]`` of a hidden layer, ``[out, in]`` of a classifier. exponent: of
     all. x1, tx: the inputs' traces, and the step of the epoch in which each last spiked (0: none).
     y: the third factor as it last came, y1 − y2. base, fraction: of each trace value what a step
     leaves of it. fading: the same fraction of a third factor. half: what the trace takes of each
-    graded payload. rate: left shift of the products.
+    graded payload. rate: left shift of the products. number: for its own random numbers.
     """
 
     weight: Array
@@ -52,11 +52,17 @@ class Synapses(NamedTuple):
     graded: bool
     rate: int
     learns: bool
+    number: int
+
+
+NOWHERE, MIRROR = -1, -2
+"""In place of a classifier's number: no error comes, or that of the stage above through its own
+weights; MIRROR − 1 through ``back``."""
 
 
 class Cells(NamedTuple):
-    """The hidden neurons. a, third: what is on its way to them: input, and error through ``back``
-    ``[classes, hidden]``."""
+    """Hidden neurons. a, third: what is on its way to them: input, and error through ``back``
+    ``[above, size]``. above: the classifier from which it comes, or one of the words above."""
 
     u: Array
     v: Array
@@ -65,6 +71,7 @@ class Cells(NamedTuple):
     spikes: Array
     bias: Array
     back: Array
+    above: int
     du: int
     dv: int
     threshold: int
@@ -73,8 +80,16 @@ class Cells(NamedTuple):
     arrival: int
 
 
+class Stage(NamedTuple):
+    """A hidden layer."""
+
+    synapses: Synapses
+    cells: Cells
+
+
 class Reader(NamedTuple):
-    """LocalError. r: the readout. a: what is on its way to it. e: the error sent last."""
+    """LocalError. r: the readout. a: what is on its way to it. e: the error sent last. steps: with
+    an error, of each sample's; 0: all."""
 
     r: Array
     a: Array
@@ -84,6 +99,15 @@ class Reader(NamedTuple):
     shift: int
     halvings: int
     arrival: int
+    steps: int
+
+
+class Head(NamedTuple):
+    """A classifier. source: the stage that it reads, −1 the messages."""
+
+    synapses: Synapses
+    reader: Reader
+    source: int
 
 
 class Clock(NamedTuple):
@@ -107,71 +131,90 @@ class Draws(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """For each step, if wanted (else empty): weights, traces, factors; and the hidden spikes."""
+    """Of a stage or a classifier for each step, if wanted (else empty)."""
 
-    hidden_weight: Array
-    hidden_x1: Array
-    hidden_y: Array
+    weight: Array
+    x1: Array
+    y: Array
     spikes: Array
-    readout_weight: Array
-    readout_x1: Array
-    readout_y: Array
 
 
 @_jit
 def run(
     messages: Array,
     labels: Array,
-    hidden: Any,
-    cells: Any,
-    readout: Synapses,
-    reader: Reader,
+    ranks: Array,
+    stages: Any,
+    heads: Any,
     clock: Clock,
     draws: Draws,
-    seen: Seen,
+    seen_stages: Any,
+    seen_heads: Any,
 ) -> None:
     """Steps, one for each row of ``messages`` ``[steps, in]``, which come out of what is in front.
 
-    labels: of all samples, those before and after this call too. hidden, cells: Synapses and Cells,
-    or None where the readout alone learns and everything before it is in front.
+    labels: of all samples, those before and after this call too; ranks: ``[samples, T]``, or empty.
+    stages: a Stage for each hidden layer from the first that learns, or None where the readout
+    alone learns and everything before it is in front. heads: the classifiers.
     """
-    spikes = messages[0]
+    record = len(seen_heads[0].y) > 0
     for k in range(len(messages)):
         t = clock.step + k + 1
         within = (t - 1) % clock.epoch + 1
+        learning = within == clock.epoch
         # The neurons, with what the synapses sent at the step before.
-        if hidden is not None:
-            if (t - 1 - cells.arrival) % clock.interval == 0:
-                cells.u[:] = 0
-                cells.v[:] = 0
-            _fire(cells, hidden.y)
-        _compare(labels, reader, clock, t, readout.y)
+        if stages is not None:
+            for s in range(len(stages)):
+                cells = stages[s].cells
+                if (t - 1 - cells.arrival) % clock.interval == 0:
+                    cells.u[:] = 0
+                    cells.v[:] = 0
+                _fire(cells, stages[s].synapses.y)
+        for h in range(len(heads)):
+            _compare(labels, ranks, heads[h].reader, clock, t, heads[h].synapses.y)
         # The synapses, with what the neurons send now; and their traces.
-        if hidden is not None:
-            _transmit(messages[k], hidden, cells.a)
-            _remember(messages[k], hidden, within)
-            _feed_back(reader.e, cells)
-            spikes = cells.spikes
-        else:
-            spikes = messages[k]
-        for c in range(len(reader.a)):
-            row, total = readout.weight[c], np.int32(0)
-            for i in range(len(spikes)):
-                total = np.int32(total + np.int32(np.int32(row[i]) * np.int32(spikes[i])))
-            reader.a[c] = np.int32(total << readout.exponent)
-        _remember(spikes, readout, within)
-        if len(seen.readout_y):  # as they came: the learning phase lets them fade
-            seen.readout_y[k] = readout.y
-            if hidden is not None:
-                seen.hidden_y[k], seen.spikes[k] = hidden.y, cells.spikes
-        if within == clock.epoch:
-            if hidden is not None:
-                _learn(hidden, hidden.x1, hidden.y, clock, draws, k, t, 1)
-            _learn(readout, readout.y, readout.x1, clock, draws, k, t, 2)
-        if len(seen.readout_y):
-            seen.readout_weight[k], seen.readout_x1[k] = readout.weight, readout.x1
-            if hidden is not None:
-                seen.hidden_weight[k], seen.hidden_x1[k] = hidden.weight, hidden.x1
+        if stages is not None:
+            for s in range(len(stages)):
+                synapses, cells = stages[s].synapses, stages[s].cells
+                message = messages[k] if s == 0 else stages[s - 1].cells.spikes
+                _transmit(message, synapses, cells.a)
+                _remember(message, synapses, within)
+                if cells.above >= 0:
+                    _feed_back(heads[cells.above].reader.e, cells)
+                elif cells.above == MIRROR:
+                    _mirror(stages[s + 1].synapses, cells.third)
+                elif cells.above < MIRROR:
+                    _feed_back(stages[s + 1].synapses.y, cells)
+        for h in range(len(heads)):
+            synapses, reader, source = heads[h].synapses, heads[h].reader, heads[h].source
+            message = messages[k]
+            if stages is not None and source >= 0:
+                message = stages[source].cells.spikes
+            _read(message, synapses, reader.a)
+            _remember(message, synapses, within)
+        if record:  # as they came: the learning phase lets them fade
+            if stages is not None:
+                for s in range(len(stages)):
+                    seen_stages[s].y[k] = stages[s].synapses.y
+                    seen_stages[s].spikes[k] = stages[s].cells.spikes
+            for h in range(len(heads)):
+                seen_heads[h].y[k] = heads[h].synapses.y
+        if learning:
+            if stages is not None:
+                for s in range(len(stages)):
+                    synapses = stages[s].synapses
+                    _learn(synapses, synapses.x1, synapses.y, clock, draws, k, t)
+            for h in range(len(heads)):
+                synapses = heads[h].synapses
+                _learn(synapses, synapses.y, synapses.x1, clock, draws, k, t)
+        if record:
+            if stages is not None:
+                for s in range(len(stages)):
+                    seen_stages[s].weight[k] = stages[s].synapses.weight
+                    seen_stages[s].x1[k] = stages[s].synapses.x1
+            for h in range(len(heads)):
+                seen_heads[h].weight[k] = heads[h].synapses.weight
+                seen_heads[h].x1[k] = heads[h].synapses.x1
 
 
 # --- neurons ------------------------------------------------------------------------------------
@@ -218,7 +261,7 @@ def _fire(cells: Cells, y: Array) -> None:
 
 
 @_jit
-def _compare(labels: Array, reader: Reader, clock: Clock, t: int, y: Array) -> None:
+def _compare(labels: Array, ranks: Array, reader: Reader, clock: Clock, t: int, y: Array) -> None:
     """LocalError: reads out, compares with the label. The error is the readout's third factor."""
     since = t - 1 - reader.arrival
     sample, step = since // clock.interval, since % clock.interval
@@ -229,7 +272,10 @@ def _compare(labels: Array, reader: Reader, clock: Clock, t: int, y: Array) -> N
         kept = abs(r[c]) * (4096 - reader.leak) >> 12
         r[c] = (kept if r[c] >= 0 else -kept) + reader.a[c]
     e[:] = 0
-    if 0 <= sample < len(labels) and step < clock.time_steps:
+    open_ = 0 <= sample < len(labels) and step < clock.time_steps
+    if open_ and reader.steps:
+        open_ = ranks[sample, step] < reader.steps
+    if open_:
         left, halved = len(labels) - sample, 0
         for i in range(1, reader.halvings + 1):
             halved += (left << i) <= len(labels)
@@ -278,6 +324,16 @@ def _transmit(message: Array, synapses: Synapses, a: Array) -> None:
 
 
 @_jit
+def _read(message: Array, synapses: Synapses, a: Array) -> None:
+    """A message through a classifier."""
+    for c in range(len(a)):
+        row, total = synapses.weight[c], np.int32(0)
+        for i in range(len(message)):
+            total = np.int32(total + np.int32(np.int32(row[i]) * np.int32(message[i])))
+        a[c] = np.int32(total << synapses.exponent)
+
+
+@_jit
 def _feed_back(e: Array, cells: Cells) -> None:
     """The error through the feedback weights."""
     third = cells.third
@@ -286,7 +342,18 @@ def _feed_back(e: Array, cells: Cells) -> None:
         if e[c] != 0:
             error, row = np.int32(e[c]), cells.back[c]
             for j in range(len(third)):
-                third[j] += np.int32(error * row[j])
+                third[j] += np.int32(error * np.int32(row[j]))
+
+
+@_jit
+def _mirror(above: Synapses, third: Array) -> None:
+    """The third factor of the stage above, back through its own mantissas ``[in, out]``."""
+    weight, y = above.weight, above.y
+    for i in range(len(third)):
+        row, total = weight[i], np.int32(0)
+        for j in range(len(y)):
+            total = np.int32(total + np.int32(np.int32(row[j]) * np.int32(y[j])))
+        third[i] = total
 
 
 @_jit
@@ -313,7 +380,6 @@ def _learn(
     draws: Draws,
     k: int,
     t: int,
-    layer: int,
 ) -> None:
     """The learning phase: traces fade over the epoch, weights move by their products.
 
@@ -323,9 +389,8 @@ def _learn(
         return
     key = np.uint32(0)
     if draws.key:
-        key = _hash(
-            np.uint32(_hash(np.uint32(np.uint32(draws.key) ^ np.uint32(t))) + np.uint32(layer))
-        )
+        step = _hash(np.uint32(np.uint32(draws.key) ^ np.uint32(t)))
+        key = _hash(np.uint32(step + np.uint32(synapses.number)))
         draw_x, draw_y = 0.0, 0.0
     else:
         draw_x, draw_y = draws.x[k], draws.y[k]

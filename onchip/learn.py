@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from loihi import Encoding, Network, decide
 from loihi import engine as fast
 from onchip import block, checkpoint
-from onchip.block import Block, LearningError, Mode, Rule
+from onchip.block import Plan
 from onchip.engine import Learner, Rounding
 from onchip.simulate import simulate
+from onchip.spec import LearningError, Mode, Rule, Spec
 
 EngineName = Literal["fast", "lava"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
@@ -47,8 +48,10 @@ class LearnResult:
     network: the frozen network with the learned weights, number for number those of the simulator.
     samples, steps, seconds: learned from, simulated, and what the engine took for them (of a run
         that was taken up again, its last part).
-    changed: how many weights differ from before, for each plastic layer, by its name.
+    changed: how many weights differ from before, for each layer and classifier that learned, by
+        its name.
     saturated: how many weights ended at the limit of the chip's 8 bits, likewise.
+    learned: the mantissas ``[out, in]`` of each plastic place (:class:`onchip.block.Plan`).
     """
 
     network: Network
@@ -57,6 +60,7 @@ class LearnResult:
     seconds: float
     changed: dict[str, int]
     saturated: dict[str, int]
+    learned: dict[int, NDArray[np.int32]]
 
 
 def learn(
@@ -66,6 +70,7 @@ def learn(
     *,
     mode: Mode = "hidden",
     rule: Rule | None = None,
+    spec: Spec | None = None,
     epochs: int = 1,
     seed: int = 1,
     engine: EngineName = "fast",
@@ -73,6 +78,7 @@ def learn(
     saved: Path | None = None,
     deadline: float = 600.0,
     on_progress: Callable[[int, int], None] | None = None,
+    on_piece: Callable[[Learner], None] | None = None,
 ) -> LearnResult:
     """Let ``network`` learn the payloads ``x`` ``[T, N, *input_shape]``, or samples that will be
     encoded.
@@ -80,6 +86,7 @@ def learn(
     labels: the class of each sample, ``[N]``, 0..classes − 1.
     mode: what is plastic: the hidden layer (the one before the last), the readout (the last
         layer), or both. Layers further in front stay as they are.
+    rule: its numbers. spec: several blocks, in place of mode and rule.
     epochs: how often every sample is seen, each time in another order, drawn from ``seed``.
     engine: ``fast``, compiled, or ``lava``, Lava's CPU simulator in a supervised child process.
         Both come to the same weights.
@@ -88,6 +95,8 @@ def learn(
         there already, learning goes on from it, to the same weights.
     deadline: seconds after which Lava is ended and an error raised.
     on_progress: called with samples learned and samples in all.
+    on_piece: called with the fast engine's learner, as it is, after every 500 samples and at the
+        end: to look at, not to change.
 
     Raises a :class:`PumiceError` for a network that cannot learn, for data or labels that do not
     fit it, for another run's checkpoint, and where Lava is asked for and absent, or fails.
@@ -100,7 +109,7 @@ def learn(
     x, labels = check_data(network, x, labels)
     if epochs < 1:
         raise LearningError(f"epochs is {epochs}: at least one is needed")
-    plan = block.build(network, _take(x, slice(200)), mode, rule or Rule())
+    plan = block.build(network, _take(x, slice(200)), spec or Spec.of_mode(mode, rule))
     rng = np.random.Generator(np.random.PCG64(seed))
     order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
     if engine == "lava":
@@ -114,7 +123,7 @@ def learn(
         )
         return _result(plan, outcome.learned, len(order), outcome.steps, outcome.seconds)
     learner = Learner(plan, labels[order], seed=seed, rounding=rounding, threads=None)
-    steps, seconds = _learn(learner, x, order, saved, on_progress)
+    steps, seconds = _learn(learner, x, order, saved, on_progress, on_piece)
     return _result(plan, learner.learned, len(order), steps, seconds)
 
 
@@ -124,6 +133,7 @@ def _learn(
     order: NDArray[np.intp],
     saved: Path | None,
     on_progress: Callable[[int, int], None] | None,
+    on_piece: Callable[[Learner], None] | None,
 ) -> tuple[int, float]:
     """All samples, in the engine: the steps that were taken, and the seconds that they took."""
     run = ""
@@ -137,10 +147,14 @@ def _learn(
         learner.learn(_take(x, order[learner.samples : learner.samples + PIECE]))
         if on_progress is not None:
             on_progress(learner.samples, len(order))
+        if on_piece is not None:
+            on_piece(learner)
         if saved is not None and time.perf_counter() - last > SAVE_AFTER:
             checkpoint.write(saved, learner, run)
             last = time.perf_counter()
     learner.finish()
+    if on_piece is not None:
+        on_piece(learner)
     seconds = time.perf_counter() - begin
     if saved is not None:
         checkpoint.write(saved, learner, run)
@@ -148,15 +162,16 @@ def _learn(
 
 
 def _result(
-    plan: Block, learned: dict[int, NDArray[Any]], samples: int, steps: int, seconds: float
+    plan: Plan, learned: dict[int, NDArray[Any]], samples: int, steps: int, seconds: float
 ) -> LearnResult:
     changed, saturated = {}, {}
-    for index, values in learned.items():
-        name = plan.network.names[index]
-        changed[name] = int((values != plan.plastic[index].values).sum())
+    for place, values in learned.items():
+        name = plan.name(place)
+        changed[name] = int((values != plan.plastic[place].values).sum())
         at_limit = (values == block.MANTISSA_MIN) | (values == block.MANTISSA_MAX)
         saturated[name] = int(at_limit.sum())
-    return LearnResult(plan.freeze(learned), samples, steps, seconds, changed, saturated)
+    network = plan.freeze(learned)
+    return LearnResult(network, samples, steps, seconds, changed, saturated, learned)
 
 
 @dataclass(frozen=True)
@@ -182,23 +197,20 @@ def verify(
     *,
     mode: Mode = "hidden",
     rule: Rule | None = None,
+    spec: Spec | None = None,
     seed: int = 1,
     deadline: float = 600.0,
 ) -> Proof:
     """Learn samples once, in both engines, and compare all weights that come out."""
-    options: dict[str, Any] = {"mode": mode, "rule": rule, "seed": seed}
+    options: dict[str, Any] = {"mode": mode, "rule": rule, "spec": spec, "seed": seed}
     ours = learn(network, x, labels, **options)
     theirs = learn(network, x, labels, engine="lava", deadline=deadline, **options)
-    layers = [
-        (network.names[i], a.synapse.weight, b.synapse.weight)  # type: ignore[union-attr]
-        for i, (a, b) in enumerate(zip(ours.network.layers, theirs.network.layers, strict=True))
-        if network.names[i] in ours.changed
-    ]
+    pairs = [(values, theirs.learned[place]) for place, values in ours.learned.items()]
     return Proof(
         ours.samples,
         ours.steps,
-        sum(a.size for _, a, _ in layers),
-        sum(int((a != b).sum()) for _, a, b in layers),
+        sum(a.size for a, _ in pairs),
+        sum(int((a != b).sum()) for a, b in pairs),
         theirs.seconds,
         ours.seconds,
     )

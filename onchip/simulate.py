@@ -1,4 +1,4 @@
-"""Runs a learning block in Lava's CPU simulator, in a supervised child process."""
+"""Runs learning blocks in Lava's CPU simulator, in a supervised child process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from lava_export import supervise
 from loihi import Conv, Dense, Encoding, Inject, Layer, Network, Neuron
 from loihi.formats import weight_format
-from onchip.block import Block, Mantissas, Rule
+from onchip.block import Head, Mantissas, Plan, Stage
+from onchip.spec import Rule
 
 Progress = Callable[[int, int], None]
 
@@ -27,9 +28,9 @@ Progress = Callable[[int, int], None]
 class Outcome:
     """What came out of Lava.
 
-    learned: the mantissas of each plastic layer, by its index. steps, seconds: Lava's, run alone.
-    history: of each plastic layer the mantissas after every step, ``[steps, out, in]``; traces: its
-    x1, ``[steps, in]``; factors: its y1 − y2, ``[steps, out]``; spikes: of each layer but the last,
+    learned: the mantissas of each plastic place. steps, seconds: Lava's, run alone.
+    history: of each place the mantissas after every step, ``[steps, out, in]``; traces: its x1,
+    ``[steps, in]``; factors: its y1 − y2, ``[steps, out]``; spikes: of each layer but the readout,
     ``[steps, size]`` in C, H, W order; all four only if recorded.
     """
 
@@ -43,7 +44,7 @@ class Outcome:
 
 
 def simulate(
-    block: Block,
+    plan: Plan,
     x: NDArray[Any],
     labels: NDArray[Any],
     *,
@@ -62,12 +63,12 @@ def simulate(
     # A static input is sent to the child once, not T times.
     once = x[:1] if x.strides[0] == 0 else x
     arrays: dict[str, NDArray[Any]] = {"x": np.asarray(once), "labels": np.asarray(labels)}
-    plan = pack(block, arrays)
+    packed = pack(plan, arrays)
     with _progress(len(labels), on_progress) as progress:
         result = supervise.run(
             _child,
             deadline=deadline,
-            plan=plan,
+            packed=packed,
             seed=seed,
             record=record,
             progress=progress,
@@ -118,9 +119,12 @@ def _progress(samples: int, report: Progress | None) -> Iterator[str | None]:
 
 # --- what travels to the child: JSON, and arrays by name ----------------------------------------
 
-_CLASSES = {
+_CLASSES: dict[str, Any] = {
     c.__name__: c
-    for c in (Block, Rule, Mantissas, Network, Layer, Neuron, Dense, Conv, Inject, Encoding)
+    for c in (
+        *(Plan, Stage, Head, Rule, Mantissas),
+        *(Network, Layer, Neuron, Dense, Conv, Inject, Encoding),
+    )
 }
 
 
@@ -158,7 +162,7 @@ def unpack(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
 def _child(
     folder: Path,
     *,
-    plan: Any,
+    packed: Any,
     x: NDArray[Any],
     labels: NDArray[Any],
     seed: int,
@@ -175,9 +179,9 @@ def _child(
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.sink import RingBuffer
 
-    block: Block = unpack(plan, arrays)
-    steps, done, seconds = block.steps(len(labels)), 0, 0.0
-    graph = _Graph(block, np.asarray(x), np.asarray(labels), seed, steps if record else 0)
+    plan: Plan = unpack(packed, arrays)
+    steps, done, seconds = plan.steps(len(labels)), 0, 0.0
+    graph = _Graph(plan, np.asarray(x), np.asarray(labels), seed, steps if record else 0)
     sinks = {}
     if record:
         for index, port in graph.spikes.items():
@@ -185,7 +189,7 @@ def _child(
             port.connect(sinks[index].a_in)
     config = Loihi2SimCfg(select_tag="fixed_pt")
     # Between runs Lava stands still for a moment: often enough to watch, seldom enough to be cheap.
-    at_once = block.interval * max(1, len(labels) // 50)
+    at_once = plan.interval * max(1, len(labels) // 50)
     while done < steps:
         some = min(at_once, steps - done)
         begin = time.perf_counter()
@@ -193,7 +197,7 @@ def _child(
         seconds += time.perf_counter() - begin
         done += some
         if samples_done is not None:
-            os.ftruncate(samples_done, min(done // block.interval, len(labels)))
+            os.ftruncate(samples_done, min(done // plan.interval, len(labels)))
     result: dict[str, Any] = {"steps": steps, "seconds": seconds}
     for index in graph.plastic:
         result[f"learned.{index}"] = graph.read(index, "weights")
@@ -202,7 +206,7 @@ def _child(
             result[f"traces.{index}"] = graph.read(index, "traces")
             result[f"factors.{index}"] = graph.factors(index)
     for index, sink in sinks.items():
-        spikes = sink.data.get().reshape(-1, steps)[_from_lava(block.network.shapes[index])]
+        spikes = sink.data.get().reshape(-1, steps)[_from_lava(plan.network.shapes[index])]
         result[f"spikes.{index}"] = spikes.T.astype(np.uint8)
     graph.source.stop()
     return result
@@ -218,110 +222,150 @@ def _from_lava(shape: tuple[int, ...]) -> NDArray[np.intp]:
 
 
 class _Graph:
-    """The Lava processes of a block, connected; every image of theirs is in Lava's order.
+    """The Lava processes of a plan, connected; every image of theirs is in Lava's order.
 
-    source: any process of them, to run all. plastic: the learning synapses, by layer.
-    spikes: the output port of each layer but the last.
+    source: any process of them, to run all. plastic: the learning synapses, by place.
+    spikes: the output port of each layer but the readout.
     """
 
     def __init__(
-        self, block: Block, x: NDArray[Any], labels: NDArray[Any], seed: int, recorded: int
+        self, plan: Plan, x: NDArray[Any], labels: NDArray[Any], seed: int, recorded: int
     ) -> None:
-        from lava.proc.lif.process import LIFReset
+        from onchip.processes.block import SampleSource
 
-        from onchip.processes.block import BlockLIF, LocalError, SampleSource
-
-        network, rule = block.network, block.rule
-        last = len(network.layers) - 1
+        network = plan.network
         x = x.transpose(0, 1, *reversed(range(2, x.ndim)))
         x = np.broadcast_to(x, (network.time_steps, *x.shape[1:]))
-        self.source = SampleSource(payloads=x, gap=rule.gap)
+        self.source = SampleSource(payloads=x, gap=plan.rule.gap)
         self.plastic: dict[int, Any] = {}
         self.spikes: dict[int, Any] = {}
-        self._shapes = (network.input_shape, *network.shapes)
-        error = LocalError(
-            classes=network.classes,
-            labels=labels,
-            time_steps=network.time_steps,
-            gap=rule.gap,
-            arrival=network.arrivals[-1],
-            amplitude=rule.amplitude,
-            leak=rule.leak,
-            readout_shift=block.readout_shift,
-            halvings=rule.halvings,
-        )
-        port, graded = self.source.s_out, not network.encoding.binary
-        for index, layer in enumerate(network.layers):
-            shape = self._shapes[index]
-            if index in block.plastic:
-                synapses = self.plastic[index] = _plastic(
-                    block, index, shape, graded, seed, recorded
-                )
-            else:
-                synapses = _fixed(layer.synapse, shape, graded)
-            if index == last:
-                neurons: Any = error
-            else:
-                options = {
-                    **_neuron(layer, network.shapes[index]),
-                    "reset_interval": block.interval,
-                    "reset_offset": (network.arrivals[index] + 1) % block.interval,
-                }
-                if index in block.plastic:
-                    neurons = BlockLIF(
-                        window=block.window, error_shift=block.error_shift, **options
-                    )
-                    feedback = _dense(block.feedback, graded=True)
-                    error.s_out.connect(feedback.s_in)
-                    feedback.a_out.connect(neurons.a_error)
-                else:
-                    neurons = LIFReset(**options)
-            if index in block.plastic:
-                neurons.s_out_bap.connect(synapses.s_in_bap)
-                neurons.s_out_y1.connect(synapses.s_in_y1)
-                neurons.s_out_y2.connect(synapses.s_in_y2)
-                neurons.s_out_y3.connect(synapses.s_in_y3)
-            if synapses is None:
-                port.connect(neurons.a_in)
-            else:
-                fits = port.shape == synapses.s_in.shape
-                (port if fits else port.flatten()).connect(synapses.s_in)
-                synapses.a_out.connect(neurons.a_in)
-            if index < last:
-                port = self.spikes[index] = neurons.s_out
-                graded = False
+        self._plan, self._seed, self._recorded = plan, seed, recorded
+        self._mirrors = {s.above for s in plan.stages if s.feedback is None}
+        stages = {stage.layer: stage for stage in plan.stages}
+        neurons: dict[int, Any] = {}
+        port = self.source.s_out
+        for index in range(plan.top + 1):
+            neurons[index] = _neurons(plan, index, stages.get(index))
+            self._connect(port, index, neurons[index])
+            port = self.spikes[index] = neurons[index].s_out
+        for head in plan.heads:
+            error = _error(plan, head, labels)
+            self._connect(self.spikes.get(head.layer, self.source.s_out), head.place, error)
+            neurons[head.place] = error
+        for stage in plan.stages:
+            self._feed_back(stage, neurons)
 
-    def read(self, index: int, variable: str) -> NDArray[np.int32]:
-        """A plastic layer's mantissas, its ``weights`` or their ``history``, or its ``traces``, in
+    def _connect(self, port: Any, place: int, neurons: Any) -> None:
+        """Spikes through a place's synapses to what is behind them."""
+        plan = self._plan
+        shape = plan.shape(place)
+        graded = place == 0 and not plan.network.encoding.binary
+        if place in plan.plastic:
+            synapses = self.plastic[place] = _plastic(
+                plan, place, shape, graded, self._seed, self._recorded, place in self._mirrors
+            )
+            neurons.s_out_bap.connect(synapses.s_in_bap)
+            neurons.s_out_y1.connect(synapses.s_in_y1)
+            neurons.s_out_y2.connect(synapses.s_in_y2)
+            neurons.s_out_y3.connect(synapses.s_in_y3)
+        else:
+            weights = {head.place: Dense(head.weight) for head in plan.heads}
+            fixed = weights.get(place) or plan.network.layers[place].synapse
+            synapses = _fixed(fixed, shape, graded)
+        if synapses is None:
+            port.connect(neurons.a_in)
+            return
+        fits = port.shape == synapses.s_in.shape
+        (port if fits else port.flatten()).connect(synapses.s_in)
+        synapses.a_out.connect(neurons.a_in)
+
+    def _feed_back(self, stage: Stage, neurons: dict[int, Any]) -> None:
+        """An error from where it is made to a layer's third factor."""
+        above = neurons[stage.above]
+        error = above.s_out_error
+        if stage.feedback is None:
+            back = self.plastic[stage.above]
+            error.connect(back.e_in)
+            back.b_out.connect(neurons[stage.layer].a_error)
+        else:
+            dense = _dense(stage.feedback, graded=True)
+            error.connect(dense.s_in)
+            dense.a_out.connect(neurons[stage.layer].a_error)
+
+    def read(self, place: int, variable: str) -> NDArray[np.int32]:
+        """A plastic place's mantissas, its ``weights`` or their ``history``, or its ``traces``, in
         our order of the inputs."""
-        values = np.asarray(getattr(self.plastic[index], variable).get(), dtype=np.int32)
-        return values[..., _from_lava(self._shapes[index])]
+        values = np.asarray(getattr(self.plastic[place], variable).get(), dtype=np.int32)
+        return values[..., _from_lava(self._plan.shape(place))]
 
-    def factors(self, index: int) -> NDArray[np.int32]:
-        """A plastic layer's third factors; its outputs have one order everywhere."""
-        return np.asarray(self.plastic[index].factors.get(), dtype=np.int32)
+    def factors(self, place: int) -> NDArray[np.int32]:
+        """A plastic place's third factors; its outputs have one order everywhere."""
+        return np.asarray(self.plastic[place].factors.get(), dtype=np.int32)
+
+
+def _neurons(plan: Plan, index: int, stage: Stage | None) -> Any:
+    """Of a layer: those that learn send what their synapses need for it."""
+    from lava.proc.lif.process import LIFReset
+
+    from onchip.processes.block import BlockLIF
+
+    network = plan.network
+    options = {
+        **_neuron(network.layers[index], network.shapes[index]),
+        "reset_interval": plan.interval,
+        "reset_offset": (network.arrivals[index] + 1) % plan.interval,
+    }
+    if stage is None:
+        return LIFReset(**options)
+    sends = any(other.above == index for other in plan.stages)
+    return BlockLIF(window=stage.window, error_shift=stage.error_shift, sends=sends, **options)
+
+
+def _error(plan: Plan, head: Head, labels: NDArray[Any]) -> Any:
+    from onchip.processes.block import LocalError
+
+    ranks = plan.ranks(len(labels))
+    return LocalError(
+        classes=plan.network.classes,
+        labels=labels,
+        time_steps=plan.network.time_steps,
+        gap=plan.rule.gap,
+        arrival=head.arrival,
+        amplitude=head.rule.amplitude,
+        leak=head.rule.leak,
+        readout_shift=head.readout_shift,
+        halvings=plan.rule.halvings,
+        silent=ranks >= head.steps if head.steps else None,
+        sends=any(stage.above == head.place for stage in plan.stages),
+    )
 
 
 def _plastic(
-    block: Block, index: int, shape: tuple[int, ...], graded: bool, seed: int, recorded: int
+    plan: Plan,
+    place: int,
+    shape: tuple[int, ...],
+    graded: bool,
+    seed: int,
+    recorded: int,
+    mirrors: bool,
 ) -> Any:
     from lava.magma.core.learning.constants import GradedSpikeCfg
     from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 
-    from onchip.processes.block import EightBitDense
+    from onchip.processes.block import EightBitDense, MirrorDense
 
-    rule, rate = block.rule, block.rates[index]
-    readout = index == len(block.network.layers) - 1
-    return EightBitDense(
+    rule, rate = plan.numbers[place], plan.rates[place]
+    readout = any(head.place == place for head in plan.heads)
+    return (MirrorDense if mirrors else EightBitDense)(
         recorded=recorded,
-        weights=block.plastic[index].values[:, _to_lava(shape)],
-        weight_exp=block.plastic[index].exponent,
+        weights=plan.plastic[place].values[:, _to_lava(shape)],
+        weight_exp=plan.plastic[place].exponent,
         num_message_bits=8 if graded else 0,
         learning_rule=Loihi3FLearningRule(
             dw=f"2^{rate}*u0*x1*y1 - 2^{rate}*u0*x1*y2",
             x1_impulse=rule.readout_impulse if readout else rule.hidden_impulse,
             x1_tau=rule.readout_tau if readout else rule.hidden_tau,
-            t_epoch=rule.epoch,
+            t_epoch=plan.rule.epoch,
             rng_seed=seed,
         ),
         graded_spike_cfg=GradedSpikeCfg.OVERWRITE if graded else GradedSpikeCfg.USE_REGULAR_IMPULSE,

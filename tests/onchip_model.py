@@ -8,8 +8,8 @@ import numpy as np
 
 from loihi import INTEGRATOR, Conv, Dense, Encoding, Layer, Network, Neuron
 from onchip import block as blocks
-from onchip.block import Rule
 from onchip.engine import Learner
+from onchip.spec import Local, Rule, Spec
 
 STEPS, INPUTS, HIDDEN, CLASSES = 5, 7, 6, 3
 # Large steps and a wide window, so that a few samples move most weights.
@@ -71,8 +71,82 @@ def hardware_input(x, gap, tail):
     return np.concatenate([stream, np.zeros((tail, *stream.shape[1:]), dtype=x.dtype)])
 
 
+def tower(seed=0, hidden=(6, 5, 4), steps=STEPS, **neuron):
+    """As ``small``, with several hidden layers."""
+    rng = np.random.default_rng(seed)
+    neuron = Neuron(**{"du": 4096, "dv": 400, "vth": 40, **neuron})
+    sizes = (INPUTS, *hidden)
+    layers = [
+        Layer(Dense(rng.integers(-50, 80, (out, size))), neuron)
+        for size, out in zip(sizes, hidden, strict=False)
+    ]
+    layers.append(Layer(Dense(rng.integers(-60, 61, (CLASSES, hidden[-1]))), INTEGRATOR))
+    return Network((INPUTS,), tuple(layers), Encoding("events", steps))
+
+
+def random_rule(rng, **fixed):
+    """Any numbers with which something moves."""
+    numbers = {
+        "gap": int(rng.integers(2, 7)),
+        "leak": int(rng.integers(0, 3000)),
+        "halvings": int(rng.integers(0, 4)),
+        "window": float(rng.uniform(0.5, 4)),
+        "hidden_tau": int(rng.integers(1, 40)),
+        "hidden_impulse": int(rng.integers(1, 128)),
+        "hidden_rate": int(rng.integers(-7, 3)),
+        "readout_tau": int(rng.integers(1, 40)),
+        "readout_impulse": int(rng.integers(1, 128)),
+        "readout_rate": int(rng.integers(-7, 3)),
+        "epoch": int(rng.choice([1, 1, 2, 3, 5, 8, 63])),
+    }
+    return replace(RULE, **{**numbers, **fixed})
+
+
+def random_spec(seed, layers):
+    """Any blocks on a network of ``layers`` layers: from front to back, some left out."""
+    rng = np.random.default_rng(seed)
+    last, at, blocks_ = layers - 1, 0, []
+
+    def some_rule():
+        return random_rule(rng, gap=5, epoch=epoch, halvings=1)
+
+    epoch = int(rng.choice([1, 1, 2, 3, 7]))
+    while at < last:
+        n = min(int(rng.integers(0, 3)), last - at)
+        if n:
+            trains = bool(rng.integers(2))
+            feedback = str(rng.choice(["fixed", "random", "mirrored"]))
+            if feedback == "mirrored" and n == 1:
+                trains = True
+            blocks_.append(
+                Local(
+                    tuple(range(at, at + n)),
+                    "trainable" if trains else "fixed",
+                    feedback,
+                    steps=int(rng.integers(0, STEPS + 1)),
+                    rule=some_rule() if rng.integers(2) else None,
+                )
+            )
+        at += max(n, 1)
+    free = not blocks_ or last - 1 not in blocks_[-1].layers
+    if not blocks_ or (free and rng.integers(2)):
+        blocks_.append(Local((), "trainable"))
+    return Spec(tuple(blocks_), some_rule(), seed=seed)
+
+
+def random_tower(seed):
+    """Any network of two to four layers, any blocks on it: the plan, payloads and labels."""
+    rng = np.random.default_rng(seed)
+    hidden = tuple(int(n) for n in rng.integers(3, 8, rng.integers(1, 4)))
+    high = int(rng.integers(2, 256)) if rng.integers(4) == 0 else 1
+    network = tower(seed, hidden, dv=int(rng.integers(0, 3000)), vth=int(rng.integers(20, 90)))
+    network = replace(network, encoding=Encoding("events", STEPS, payload=(0, high)))
+    x, labels = data(4, seed, high + 1)
+    return blocks.build(network, x, random_spec(seed, len(network.layers))), x, labels
+
+
 def random_run(seed):
-    """Any network of two layers, any rule: the block, payloads and labels of four samples."""
+    """Any network of two layers, any rule: the plan, payloads and labels of four samples."""
     rng = np.random.default_rng(seed)
     mode = str(rng.choice(blocks.MODES))
     high = int(rng.integers(2, 256)) if mode != "readout" and rng.integers(2) else 1
@@ -89,20 +163,7 @@ def random_run(seed):
             layer = network.layers[index]
             even = np.clip(4 * layer.synapse.weight, -254, 254) & ~1
             network = network.with_layer(index, replace(layer, synapse=Dense(even)))
-    rule = replace(
-        RULE,
-        gap=int(rng.integers(2, 7)),
-        leak=int(rng.integers(0, 3000)),
-        halvings=int(rng.integers(0, 4)),
-        window=float(rng.uniform(0.5, 4)),
-        hidden_tau=int(rng.integers(1, 40)),
-        hidden_impulse=int(rng.integers(1, 128)),
-        hidden_rate=int(rng.integers(-7, 3)),
-        readout_tau=int(rng.integers(1, 40)),
-        readout_impulse=int(rng.integers(1, 128)),
-        readout_rate=int(rng.integers(-7, 3)),
-        epoch=int(rng.choice([1, 1, 2, 3, 5, 8, 63])),
-    )
+    rule = random_rule(rng)
     x, labels = data(4, seed, high + 1)
     return blocks.build(network, x, mode, rule), x, labels
 
@@ -112,29 +173,42 @@ def shrink(x, numerator, bits=12):
     return np.array([int(abs(int(i)) * numerator >> bits) * (1 if i > 0 else -1) for i in x])
 
 
-def brute_force(block, x, labels, steps, seed, graded=False):
+def brute_force(plan, x, labels, steps, seed, graded=False):
     """The documented rule, one number after the other, with Lava's random streams drawn ahead.
 
-    Two synapses, 1 and 2, with traces and weights; nothing is shared with the code under test
-    but the block's numbers. Of each the mantissas and x1 after every step, y1 − y2 as it came in
-    every step; and the hidden spikes.
+    For networks of dense layers alone, without a front. Nothing is shared with the code under test
+    but the plan's numbers. Of each plastic place the mantissas and x1 after every step, y1 − y2 as
+    it came in every step; and the spikes of each hidden layer.
     """
-    rule, (first, last) = block.rule, block.network.layers
-    neuron, T, E = first.neuron, len(x), block.rule.epoch
-    w1, w2 = first.synapse.weight.astype(int), last.synapse.weight.astype(int)
-    e1, e2 = (block.plastic[i].exponent if i in block.plastic else 0 for i in (0, 1))
-    w1, w2 = w1 >> e1, w2 >> e2
-    B, interval = block.feedback, T + rule.gap
+    network, T, E = plan.network, len(x), plan.rule.epoch
+    interval, hidden = T + plan.rule.gap, range(max(head.layer for head in plan.heads) + 1)
+    heads = {head.place: head for head in plan.heads}
+    stages = {stage.layer: stage for stage in plan.stages}
+    places = [*hidden, *heads]
+    weight = {i: network.layers[i].synapse.weight.astype(int) for i in hidden}
+    weight |= {place: head.weight.astype(int) for place, head in heads.items()}
+    exponent = {p: plan.plastic[p].exponent if p in plan.plastic else 0 for p in places}
+    weight = {p: w >> exponent[p] for p, w in weight.items()}
+    reads = {p: heads[p].layer if p in heads else p - 1 for p in places}
+    numbers = {}
+    for p in plan.plastic:
+        rule, kind = plan.numbers[p], "readout" if p in heads else "hidden"
+        tau, impulse = getattr(rule, f"{kind}_tau"), getattr(rule, f"{kind}_impulse")
+        numbers[p] = tau, None if graded and p == 0 else impulse
+    neuron = {i: network.layers[i].neuron for i in hidden}
+    ranks = plan.ranks(x.shape[1])
+
     weight_draw = np.random.default_rng(2).random(1 + steps)[1:]  # one a learning phase
     trace_draw = np.random.default_rng(seed).random(1 + 2 * steps)[2::2]
     factor_draw = np.random.default_rng(seed + 2).random(1 + 2 * steps)[2::2]
-    a1, a2, third = np.zeros(len(w1), int), np.zeros(len(w2), int), np.zeros(len(w1), int)
-    u, v, r = np.zeros(len(w1), int), np.zeros(len(w1), int), np.zeros(len(w2), int)
-    x1, x2 = np.zeros(w1.shape[1], int), np.zeros(w2.shape[1], int)
-    since1, since2 = [], []  # the messages of an epoch
-    bias = int(neuron.bias) << neuron.bias_exp
-    seen = {"weights": {0: [], 1: []}, "traces": {0: [], 1: []}, "factors": {0: [], 1: []}}
-    spikes = []
+
+    def zeros(out):
+        return {p: np.zeros(weight[p].shape[0 if out else 1], int) for p in places}
+
+    a, third, u, v, r, factor = (zeros(True) for _ in range(6))
+    trace, since = zeros(False), {p: [] for p in places}  # the messages of an epoch
+    seen = {kind: {p: [] for p in plan.plastic} for kind in ("weights", "traces", "factors")}
+    spikes = {i: [] for i in hidden}
 
     def fade(value, tau, draw):
         faded = np.exp(-1 / tau) * value
@@ -173,46 +247,61 @@ def brute_force(block, x, labels, steps, seed, graded=False):
 
     for t in range(1, steps + 1):
         sample, step = divmod(t - 1, interval)
-        s0 = x[step, sample] if sample < x.shape[1] and step < T else np.zeros(w1.shape[1], int)
-        if (t - 2) % interval == 0:  # the hidden neurons lag by one step
-            u[:], v[:] = 0, 0
-        u = shrink(u, 4096 - neuron.du) + 64 * a1
-        u = u - (u > 2**23) * 2**24 + (u <= -(2**23)) * 2**24
-        before = np.clip(shrink(v, 4096 - neuron.dv) + u + bias, 1 - 2**23, 2**23 - 1)
-        s1 = before > neuron.vth * 64
-        near = np.abs(before - neuron.vth * 64) < block.window
-        g = shrink(third, 1, block.error_shift) * near
-        v = np.where(s1, 0, before)
-        sample, step = divmod(t - 3, interval)  # the readout by two
-        if step == 0:
-            r[:] = 0
-        r = shrink(r, 4096 - rule.leak) + a2
-        e = np.zeros(len(w2), int)
-        if 0 <= sample < x.shape[1] and step < T:
-            target = np.eye(len(w2), dtype=int)[labels[sample]] * rule.amplitude
-            e = np.clip(target - np.clip(r >> block.readout_shift, -127, 127), -127, 127)
+        silent = np.zeros(x.shape[2], int)
+        sent = {-1: x[step, sample] if sample < x.shape[1] and step < T else silent}
+        for i in hidden:  # each lags by one step more
+            n = neuron[i]
+            if (t - 2 - i) % interval == 0:
+                u[i][:], v[i][:] = 0, 0
+            u[i] = shrink(u[i], 4096 - n.du) + 64 * a[i]
+            u[i] = u[i] - (u[i] > 2**23) * 2**24 + (u[i] <= -(2**23)) * 2**24
+            bias = int(n.bias) << n.bias_exp
+            before = shrink(v[i], 4096 - n.dv) + u[i] + bias
+            before = np.clip(before, 1 - 2**23, 2**23 - 1)
+            sent[i] = before > n.vth * 64
+            if i in stages:
+                near = np.abs(before - n.vth * 64) < stages[i].window
+                factor[i] = shrink(third[i], 1, stages[i].error_shift) * near
+                factor[i] = np.clip(factor[i], -127, 127)
+            v[i] = np.where(sent[i], 0, before)
+        for p, head in heads.items():
+            sample, step = divmod(t - 3 - head.layer, interval)
+            if step == 0:
+                r[p][:] = 0
+            r[p] = shrink(r[p], 4096 - head.rule.leak) + a[p]
+            e = factor[p] = np.zeros(len(r[p]), int)
+            if not 0 <= sample < x.shape[1] or step >= T:
+                continue
+            if head.steps and ranks[sample, step] >= head.steps:
+                continue
+            target = np.eye(len(e), dtype=int)[labels[sample]] * head.rule.amplitude
+            e = np.clip(target - np.clip(r[p] >> head.readout_shift, -127, 127), -127, 127)
             done = sample / x.shape[1]
-            e = shrink(e, 1, sum(done >= 1 - 0.5**i for i in range(1, rule.halvings + 1)))
-        a1, a2, third = (w1 @ s0) << e1, (w2 @ s1) << e2, B @ e
-        since1, since2 = [*since1, s0], [*since2, s1]
-        impulse = None if graded else rule.hidden_impulse
-        arrive(x1, since1, impulse)
-        arrive(x2, since2, rule.readout_impulse)
+            halvings = range(1, plan.rule.halvings + 1)
+            factor[p] = shrink(e, 1, sum(done >= 1 - 0.5**i for i in halvings))
+        for i, stage in stages.items():
+            back = weight[stage.above].T if stage.feedback is None else stage.feedback
+            third[i] = back @ factor[stage.above]
+        for p in places:
+            message = sent[reads[p]]
+            a[p] = (weight[p] @ message) << exponent[p]
+            since[p].append(message)
+            if p in plan.plastic:
+                arrive(trace[p], since[p], numbers[p][1])
+        for p in plan.plastic:
+            seen["factors"][p].append(factor[p].copy())
+            if t % E == 0:
+                settle(trace[p], since[p], *numbers[p], trace_draw[t - 1])
+                draws = weight_draw[t // E - 1], factor_draw[t - 1]
+                update(weight[p], trace[p], factor[p], plan.rates[p], *draws)
+            seen["weights"][p].append(weight[p].copy())
+            seen["traces"][p].append(trace[p].copy())
         if t % E == 0:
-            settle(x1, since1, rule.hidden_tau, impulse, trace_draw[t - 1])
-            settle(x2, since2, rule.readout_tau, rule.readout_impulse, trace_draw[t - 1])
-            since1, since2 = [], []
-            draws = weight_draw[t // E - 1], factor_draw[t - 1]
-            if 0 in block.plastic:
-                update(w1, x1, g, block.rates[0], *draws)
-            if 1 in block.plastic:
-                update(w2, x2, e, block.rates[1], *draws)
-        for index, w, trace, factor in ((0, w1, x1, g), (1, w2, x2, e)):
-            seen["weights"][index].append(w.copy())
-            seen["traces"][index].append(trace.copy())
-            seen["factors"][index].append(np.clip(factor, -127, 127))
-        spikes.append(s1.copy())
-    return {k: {i: np.array(v) for i, v in of.items()} for k, of in seen.items()}, np.array(spikes)
+            since = {p: [] for p in places}
+        for i in hidden:
+            spikes[i].append(sent[i].copy())
+    found = {k: {p: np.array(v) for p, v in of.items()} for k, of in seen.items()}
+    return found, {i: np.array(v) for i, v in spikes.items()}
 
 
 def engine(block, x, labels, seed, rounding="lava", pieces=(2,)):

@@ -117,6 +117,40 @@ class PyEightBitDense(dense_models.PyLearningDenseModelBitApproximate):
         return np.clip(values, -128, 127) if syn_var_name == "weights" else values
 
 
+class MirrorDense(EightBitDense):
+    """The same synapses in both directions: what comes back goes through the weights as they are.
+
+    e_in: an error for each output. b_out: what of it reaches each input, a step later, as through
+    a Dense of the mantissas' transpose.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        out, inputs = kwargs["weights"].shape
+        self.e_in = InPort(shape=(out,))
+        self.b_out = OutPort(shape=(inputs,))
+        self.b_buff = Var(shape=(inputs,), init=0)
+
+
+@implements(proc=MirrorDense, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyMirrorDense(PyEightBitDense):
+    """Sends back what came a step before, then takes the next."""
+
+    implements_process = None  # the parent's; Lava refuses to overwrite it
+    e_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    b_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+    b_buff: np.ndarray = LavaPyType(np.ndarray, np.int32)
+
+    def run_spk(self) -> None:
+        """Both directions' step; backwards first, so that nobody waits for anybody."""
+        self.b_out.send(self.b_buff)
+        super().run_spk()
+        error = self.e_in.recv().astype(np.int64)
+        self.b_buff = (self.weights.astype(np.int64).T @ error).astype(np.int32)
+
+
 class BlockLIF(LIFReset):
     """LIFReset that turns the error it receives into the third factor of its input synapses.
 
@@ -126,19 +160,22 @@ class BlockLIF(LIFReset):
         y1 = clip(g, 0, 127)        y2 = clip(−g, 0, 127)
 
     a_error: the error, one value a neuron. bap sends zeros: in the fixed-point model a post-spike
-    would clear the traces.
+    would clear the traces. s_out_error: with ``sends``, clip(g, ±127) as graded spikes, for a layer
+    below.
     """
 
-    def __init__(self, *, window: int, error_shift: int, **kwargs: Any) -> None:
+    def __init__(self, *, window: int, error_shift: int, sends: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.proc_params["window"] = window
         self.proc_params["error_shift"] = error_shift
+        self.proc_params["sends"] = sends
         shape = self.a_in.shape
         self.a_error = InPort(shape=shape)
         self.s_out_bap = OutPort(shape=shape)
         self.s_out_y1 = OutPort(shape=shape)
         self.s_out_y2 = OutPort(shape=shape)
         self.s_out_y3 = OutPort(shape=shape)
+        self.s_out_error = OutPort(shape=shape)
 
 
 @implements(proc=BlockLIF, protocol=LoihiProtocol)
@@ -154,9 +191,11 @@ class PyBlockLIF(lif_models.PyLifResetModelBitAcc):
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
     s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
     s_out_y3: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+    s_out_error: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
+        self.sends = proc_params["sends"]
         self.window = proc_params["window"]
         self.error_shift = proc_params["error_shift"]
 
@@ -170,7 +209,10 @@ class PyBlockLIF(lif_models.PyLifResetModelBitAcc):
         """The neuron's step, then its third factor."""
         super().run_spk()
         error = self.a_error.recv().astype(np.int64)
-        _send_factor(self, _shift(error, self.error_shift) * self.near)
+        factor = _shift(error, self.error_shift) * self.near
+        _send_factor(self, factor)
+        if self.sends:
+            self.s_out_error.send(np.clip(factor, -TRACE_MAX, TRACE_MAX).astype(np.int32))
 
 
 def _shift(x: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -196,12 +238,12 @@ class LocalError(AbstractProcess):
         d = clip(amplitude · onehot − clip(r >> readout_shift, ±127), ±127)
         e = sgn(d) · (|d| >> h)           h: how many of the halvings have come
 
-    during the T steps of a sample, e = 0 in the gap. The i-th halving comes when 2^−i of the
-    samples are left. e leaves as graded spikes on s_out, and as
-    third factor (y1 = clip(e, 0, 127), y2 = clip(−e, 0, 127)) for a plastic readout.
+    during the T steps of a sample, e = 0 in the gap and in ``silent`` steps. The i-th halving comes
+    when 2^−i of the samples are left. With ``sends`` e leaves as graded spikes on s_out_error, and
+    always as third factor (y1 = clip(e, 0, 127), y2 = clip(−e, 0, 127)) for a plastic readout.
 
     labels: the class of each sample, in the order of their coming. arrival: the step before the
-    first local step. leak: 0..4096, as a neuron's du.
+    first local step. leak: 0..4096, as a neuron's du. silent: ``[samples, T]``, or None.
     """
 
     def __init__(
@@ -216,6 +258,8 @@ class LocalError(AbstractProcess):
         leak: int,
         readout_shift: int,
         halvings: int,
+        silent: NDArray[Any] | None,
+        sends: bool,
     ) -> None:
         super().__init__(
             classes=classes,
@@ -227,10 +271,12 @@ class LocalError(AbstractProcess):
             leak=leak,
             readout_shift=readout_shift,
             halvings=halvings,
+            silent=silent,
+            sends=sends,
         )
         shape = (classes,)
         self.a_in = InPort(shape=shape)
-        self.s_out = OutPort(shape=shape)
+        self.s_out_error = OutPort(shape=shape)
         self.s_out_bap = OutPort(shape=shape)
         self.s_out_y1 = OutPort(shape=shape)
         self.s_out_y2 = OutPort(shape=shape)
@@ -245,7 +291,7 @@ class PyLocalError(PyLoihiProcessModel):
     """Integer readout and error."""
 
     a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+    s_out_error: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
     s_out_bap: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, bool)
     s_out_y1: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
     s_out_y2: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
@@ -262,6 +308,8 @@ class PyLocalError(PyLoihiProcessModel):
         self.leak = proc_params["leak"]
         self.readout_shift = proc_params["readout_shift"]
         self.halvings = range(1, proc_params["halvings"] + 1)
+        self.silent = proc_params["silent"]
+        self.sends = proc_params["sends"]
 
     def run_spk(self) -> None:
         """Integrate, compare, send."""
@@ -271,11 +319,13 @@ class PyLocalError(PyLoihiProcessModel):
             self.r[:] = 0
         self.r[:] = formats.decay(self.r, self.leak) + a
         error = np.zeros(len(self.r), dtype=np.int64)
-        if 0 <= sample < len(self.labels) and step < self.steps:
+        speaks = 0 <= sample < len(self.labels) and step < self.steps
+        if speaks and (self.silent is None or not self.silent[sample, step]):
             error -= np.clip(self.r >> self.readout_shift, -TRACE_MAX, TRACE_MAX)
             error[self.labels[sample]] += self.amplitude
             left = len(self.labels) - sample
             halved = sum(left << i <= len(self.labels) for i in self.halvings)
             error = _shift(np.clip(error, -TRACE_MAX, TRACE_MAX), halved)
-        self.s_out.send(error.astype(np.int32))
+        if self.sends:
+            self.s_out_error.send(error.astype(np.int32))
         _send_factor(self, error)
