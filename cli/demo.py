@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import networks
-from cli.learn import Mode, teach
+from cli.learn import teach
 from cli.networks import Engine
 from cli.output import Json, Result, log, table
 from cli.train import MODEL, train
@@ -42,6 +42,7 @@ def run(
     from lava_export import netx
     from lava_export.verify import verify
     from loihi import lava_compat
+    from onchip.spec import Spec
     from trainer import data, loop
     from trainer.config import TrainConfig
 
@@ -53,7 +54,8 @@ def run(
     if (out / loop.CHECKPOINT).exists():
         if TrainConfig.read(out / loop.CONFIG) != settings:
             raise PumiceError(f"{out} holds a run that is not the demo's: use another --out")
-        (out / loop.CHECKPOINT).unlink()  # of the last demo
+        for name in (MODEL, loop.METRICS, loop.CHECKPOINT):  # of the last demo
+            (out / name).unlink(missing_ok=True)
     log(f"1. Training 64-{HIDDEN}-10 on {len(dataset.y_train)} digits ...")
     trained = train(settings, dataset, out)
     network = networks.read(model, dataset)
@@ -71,7 +73,7 @@ def run(
     mirrored = replace(
         dataset, x_train=dataset.x_train[..., ::-1], x_test=dataset.x_test[..., ::-1]
     )
-    before, learned, _ = teach(network, mirrored, Mode.hidden, LESSON)
+    before, learned, _ = teach(network, mirrored, Spec.of_mode("hidden"), LESSON)
     netx.write(learned.network, out / LEARNED)
     log(f"4. The {samples} mirrored test samples with what was learned, everywhere ...")
     again = verify(out / LEARNED, network.encoding.encode(mirrored.x_test))

@@ -11,11 +11,12 @@ import typer
 from cli import networks
 from cli.networks import Data
 from cli.output import Json, Result, log, progress, table
+from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
     from loihi import Network
-    from onchip.block import Rule
     from onchip.learn import LearnResult, Proof
+    from onchip.spec import Spec
     from trainer.data import Dataset
 
 EXAMPLE = "pumice learn model.net --data digits --mode readout --samples 400 --out learned.net"
@@ -50,8 +51,13 @@ def run(
     ] = None,
     data: Data = "digits",
     mode: Annotated[
-        Mode, typer.Option(help="What learns: the last hidden layer, the readout, or both.")
-    ] = Mode.hidden,
+        Mode | None,
+        typer.Option(help="What learns: the last hidden layer (default), the readout, or both."),
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Several blocks at once, in TOML, in place of --mode."),
+    ] = None,
     samples: Annotated[
         int | None, typer.Option(help="How many training samples; all by default.")
     ] = None,
@@ -74,7 +80,10 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME=NUMBER", help="A number of the rule, as gap=4; repeatable."),
     ] = None,
-    hidden: Annotated[int, typer.Option(help="Hidden neurons of a random network.")] = 100,
+    hidden: Annotated[
+        list[int] | None,
+        typer.Option(help="Hidden neurons of a random network, 100; again for one more layer."),
+    ] = None,
     time_steps: Annotated[int, typer.Option(help="Steps a sample, of a random network.")] = 16,
     seed: Annotated[int, typer.Option(help="Of the order, and of the random numbers.")] = 1,
     deadline: Annotated[float, typer.Option(help="Seconds until Lava is stopped.")] = 3600.0,
@@ -88,25 +97,27 @@ def run(
     The learned weights go back into the network and its file; accuracy is that of all test samples.
     """
     from lava_export import netx
-    from onchip.block import Rule as OnchipRule
+    from onchip.spec import Spec
     from trainer.data import load
 
-    numbers = OnchipRule.of(rule or [])
+    if spec is not None and mode is not None:
+        raise PumiceError("--spec says what learns: leave --mode out")
+    plan = Spec.of_mode((mode or Mode.hidden).value) if spec is None else Spec.read(spec)
+    plan = plan.with_settings(rule or [])
     dataset = load(data)
     if model is None:
-        network = networks.random(dataset, hidden, time_steps, seed)
+        network = networks.random(dataset, hidden or [100], time_steps, seed)
     else:
         network = networks.read(model, dataset)
     proof = None
     if verify is not None:
-        proof = prove(network, dataset, mode, verify, rule=numbers, seed=seed, deadline=deadline)
+        proof = prove(network, dataset, plan, verify, seed=seed, deadline=deadline)
     before, learned, after = teach(
         network,
         dataset,
-        mode,
+        plan,
         samples,
         engine=engine,
-        rule=numbers,
         epochs=epochs,
         seed=seed,
         rounding=rounding.value,
@@ -141,7 +152,7 @@ def run(
 def teach(
     network: Network,
     dataset: Dataset,
-    mode: Mode,
+    spec: Spec,
     samples: int | None,
     *,
     engine: Engine = Engine.lava,
@@ -161,7 +172,7 @@ def teach(
             network,
             Samples(x, network.encoding),
             labels,
-            mode=mode.value,
+            spec=spec,
             engine=engine.value,
             on_progress=lambda done, _: advance(done),
             **options,
@@ -172,10 +183,9 @@ def teach(
 def prove(
     network: Network,
     dataset: Dataset,
-    mode: Mode,
+    spec: Spec,
     samples: int,
     *,
-    rule: Rule,
     seed: int,
     deadline: float,
 ) -> Proof:
@@ -188,8 +198,7 @@ def prove(
         network,
         Samples(x, network.encoding),
         labels,
-        mode=mode.value,
-        rule=rule,
+        spec=spec,
         seed=seed,
         deadline=deadline,
     )

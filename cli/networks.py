@@ -18,7 +18,7 @@ import typer
 from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -99,7 +99,7 @@ def fit(network: Network, dataset: Dataset) -> Network:
     return replace(network, encoding=encoding)
 
 
-def random(dataset: Dataset, hidden: int, time_steps: int, seed: int) -> Network:
+def random(dataset: Dataset, hidden: int | Sequence[int], time_steps: int, seed: int) -> Network:
     """An untrained network for ``dataset``, fed by its values as spike rates."""
     from loihi import Encoding
     from onchip.block import random_network

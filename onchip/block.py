@@ -18,6 +18,7 @@ random one DECOLLE. A trainable classifier learns by the delta rule.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -182,7 +183,7 @@ class Plan:
 
 def random_network(
     inputs: int,
-    hidden: int,
+    hidden: int | Sequence[int],
     classes: int,
     encoding: Encoding,
     *,
@@ -193,19 +194,20 @@ def random_network(
 ) -> Network:
     """An untrained ``inputs``-``hidden``-``classes`` network with uniform random weights.
 
-    weight, readout: the largest hidden and readout weight, 1..127. Deterministic in ``seed``.
+    hidden: neurons, of each layer where there are several. weight, readout: the largest hidden and
+    readout weight, 1..127. Deterministic in ``seed``.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
-    w1 = rng.integers(-weight, weight, (hidden, inputs), dtype=np.int32, endpoint=True)
-    w2 = rng.integers(-readout, readout, (classes, hidden), dtype=np.int32, endpoint=True)
-    return Network(
-        (inputs,),
-        (
-            Layer(Dense(w1), Neuron(du=4096, dv=1024, vth=80) if neuron is None else neuron),
-            Layer(Dense(w2), INTEGRATOR),
-        ),
-        encoding,
-    )
+    sizes = (inputs, *((hidden,) if isinstance(hidden, int) else hidden))
+    if min(sizes) < 1:
+        raise LearningError(f"hidden is {hidden}: a layer needs at least 1 neuron")
+    neuron = neuron or Neuron(du=4096, dv=1024, vth=80)
+    layers = [
+        Layer(Dense(rng.integers(-weight, weight, (out, size), np.int32, endpoint=True)), neuron)
+        for size, out in pairwise(sizes)
+    ]
+    last = rng.integers(-readout, readout, (classes, sizes[-1]), dtype=np.int32, endpoint=True)
+    return Network((inputs,), (*layers, Layer(Dense(last), INTEGRATOR)), encoding)
 
 
 def build(

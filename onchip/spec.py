@@ -199,6 +199,14 @@ class Spec:
         """The rule's numbers for one of the blocks."""
         return block.rule or self.rule
 
+    def with_settings(self, settings: Sequence[str]) -> Spec:
+        """This spec with some numbers of the rule changed, by texts as ``gap=4``: of all blocks."""
+        changed = [
+            replace(b, rule=None if b.rule is None else b.rule.with_settings(settings))
+            for b in self.blocks
+        ]
+        return Spec(tuple(changed), self.rule.with_settings(settings), self.seed)
+
     @classmethod
     def of_mode(cls, mode: str, rule: Rule | None = None) -> Spec:
         """The last hidden layer (``hidden``), the readout (``readout``), or ``both``."""

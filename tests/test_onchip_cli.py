@@ -66,6 +66,24 @@ def test_goes_on_from_a_checkpoint(pumice, tmp_path, monkeypatch):
 
 
 @pytest.mark.lava
+def test_a_spec_of_several_blocks(pumice, tmp_path):
+    """Two hidden layers, each with its error, in both engines; --rule counts for all blocks."""
+    spec = tmp_path / "learn.toml"
+    spec.write_text(
+        "[[block]]\nlayers = [0]\nclassifier = 'trainable'\nrule = { leak = 800 }\n"
+        "[[block]]\nlayers = [1]\nclassifier = 'trainable'\nfeedback = 'mirrored'\n"
+    )
+    options = ("--spec", spec, "--hidden", 8, "--rule", "readout_impulse=90")
+    code, answer = pumice(*options, "--verify", 12)
+    assert code == 0
+    layers = {"0 dense 20-24", "classifier of 0 dense 20-24", "1 dense 24-8", "2 dense 8-4"}
+    assert set(answer["changed"]) == layers
+    weights = 20 * 24 + 24 * 4 + 24 * 8 + 8 * 4
+    proof = answer["verified"]
+    assert (proof["samples"], proof["weights"], proof["mismatches"]) == (12, weights, 0)
+
+
+@pytest.mark.lava
 def test_proves_itself_in_lava(pumice):
     code, answer = pumice("--verify", 5, "--mode", "both", "--rule", "epoch=2")
     assert code == 0
@@ -89,6 +107,9 @@ def test_a_difference_fails(pumice, monkeypatch):
         (("--engine", "lava", "--checkpoint", "x"), "can keep no checkpoint"),
         (("--verify", "33"), "has 1 to 32 for train"),
         (("--epochs", "0"), "at least one is needed"),
+        (("--hidden", "0"), "a layer needs at least 1 neuron"),
+        (("--spec", "none.toml"), "none.toml: No such file"),
+        (("--spec", "none.toml", "--mode", "both"), "leave --mode out"),
     ],
 )
 def test_refuses(pumice, tmp_path, options, words):
