@@ -70,7 +70,7 @@ def run(
     ] = Rounding.lava,
     verify: Annotated[
         int | None,
-        typer.Option(metavar="N", help="First learn N samples in both engines, and compare."),
+        typer.Option(metavar="N", help="First learn the run's first N samples in both engines."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -111,7 +111,8 @@ def run(
         network = networks.read(model, dataset)
     proof = None
     if verify is not None:
-        proof = prove(network, dataset, plan, verify, seed=seed, deadline=deadline)
+        again = {"epochs": epochs, "seed": seed, "deadline": deadline}
+        proof = prove(network, dataset, plan, samples, verify, **again)
     before, learned, after = teach(
         network,
         dataset,
@@ -184,26 +185,27 @@ def prove(
     network: Network,
     dataset: Dataset,
     spec: Spec,
-    samples: int,
-    *,
-    seed: int,
-    deadline: float,
+    samples: int | None,
+    first: int,
+    **options: Any,
 ) -> Proof:
-    """Learn the first ``samples`` in the engine and in Lava, and compare what was learned."""
+    """The ``first`` samples of what :func:`teach` would do, in the engine and in Lava."""
     from onchip.learn import Samples, verify
 
     x, labels = networks.some(dataset, "train", samples)
-    log(f"learning {samples} samples in the engine and in Lava ...")
-    return verify(
-        network,
-        Samples(x, network.encoding),
-        labels,
-        spec=spec,
-        seed=seed,
-        deadline=deadline,
-    )
+    log(f"learning {first} samples in the engine and in Lava ...")
+    with progress("samples in Lava", first) as advance:
+        return verify(
+            network,
+            Samples(x, network.encoding),
+            labels,
+            first,
+            spec=spec,
+            on_progress=lambda done, _: advance(done),
+            **options,
+        )
 
 
 def _said(proof: Proof) -> str:
     equal = f"{proof.weights - proof.mismatches:,} of {proof.weights:,} weights equal"
-    return f"{equal} to Lava's after {proof.samples} samples, {proof.steps:,} steps"
+    return f"{equal} to Lava's after the first {proof.samples} samples, {proof.steps:,} steps"

@@ -143,8 +143,16 @@ class Plan:
         """The last hidden layer that any of this needs; −1: none."""
         return max(head.layer for head in self.heads)
 
-    def steps(self, samples: int) -> int:
-        """Steps until the last of ``samples`` has been learned: whole epochs."""
+    @property
+    def lag(self) -> int:
+        """Steps after which the front's first spikes come to what learns."""
+        return self.network.arrivals[self.first - 1] if self.first else 0
+
+    def steps(self, samples: int, total: int | None = None) -> int:
+        """Steps until the last of ``samples`` has been learned, in whole epochs; of the first of
+        a ``total``, until the next would come to what learns."""
+        if total is not None and samples < total:
+            return samples * self.interval + self.lag
         steps = samples * self.interval + self.tail
         return steps + -steps % self.rule.epoch
 

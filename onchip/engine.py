@@ -245,11 +245,11 @@ class _Front:
     def __init__(self, plan: Plan, threads: int | None) -> None:
         network, first = plan.network, plan.first
         self._plan, self._network, self._engine = plan, None, None
-        shape, self._lag = network.input_shape, 0
+        shape = network.input_shape
         if first:
             self._network = Network(network.input_shape, network.layers[:first], network.encoding)
             self._engine = Engine(self._network, threads)
-            shape, self._lag = network.shapes[first - 1], network.arrivals[first - 1]
+            shape = network.shapes[first - 1]
         self.size = int(np.prod(shape))
 
     def messages(self, x: NDArray[Any]) -> NDArray[np.uint8]:
@@ -265,11 +265,11 @@ class _Front:
 
     def lead(self) -> NDArray[np.uint8]:
         """What they send before the first sample has come through them."""
-        return self._stream(self._lag)
+        return self._stream(self._plan.lag)
 
     def silence(self, steps: int) -> NDArray[np.uint8]:
         """What they send when no sample follows, from where the last one's steps end."""
-        return self._stream(self._lag + steps)[self._lag :]
+        return self._stream(self._plan.lag + steps)[self._plan.lag :]
 
     def _stream(self, steps: int) -> NDArray[np.uint8]:
         if self._network is None or not steps:

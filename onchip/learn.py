@@ -106,25 +106,40 @@ def learn(
     if engine == "lava" and (rounding != "lava" or saved is not None):
         what = "rounds in its own way alone" if saved is None else "can keep no checkpoint"
         raise LearningError(f"Lava {what}: use the fast engine")
-    x, labels = check_data(network, x, labels)
-    if epochs < 1:
-        raise LearningError(f"epochs is {epochs}: at least one is needed")
-    plan = block.build(network, _take(x, slice(200)), spec or Spec.of_mode(mode, rule))
-    rng = np.random.Generator(np.random.PCG64(seed))
-    order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
+    plan, x, order, labels = _plan(
+        network, x, labels, spec or Spec.of_mode(mode, rule), epochs, seed
+    )
     if engine == "lava":
         outcome = simulate(
             plan,
             _take(x, order),
-            labels[order],
+            labels,
             deadline=deadline,
             seed=seed,
             on_progress=on_progress,
         )
         return _result(plan, outcome.learned, len(order), outcome.steps, outcome.seconds)
-    learner = Learner(plan, labels[order], seed=seed, rounding=rounding, threads=None)
+    learner = Learner(plan, labels, seed=seed, rounding=rounding, threads=None)
     steps, seconds = _learn(learner, x, order, saved, on_progress, on_piece)
     return _result(plan, learner.learned, len(order), steps, seconds)
+
+
+def _plan(
+    network: Network,
+    x: NDArray[Any] | Samples,
+    labels: NDArray[Any],
+    spec: Spec,
+    epochs: int,
+    seed: int,
+) -> tuple[Plan, NDArray[Any] | Samples, NDArray[np.intp], NDArray[np.int64]]:
+    """The plan, the data, which of them come in which order, and the labels in that order."""
+    x, labels = check_data(network, x, labels)
+    if epochs < 1:
+        raise LearningError(f"epochs is {epochs}: at least one is needed")
+    plan = block.build(network, _take(x, slice(200)), spec)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
+    return plan, x, order, labels[order]
 
 
 def _learn(
@@ -176,7 +191,7 @@ def _result(
 
 @dataclass(frozen=True)
 class Proof:
-    """The same learning in the engine and in Lava.
+    """The first samples of a run in the engine and in Lava.
 
     samples, steps: learned from, simulated. weights: compared. mismatches: those that differ.
     seconds: of Lava and of the engine.
@@ -194,25 +209,39 @@ def verify(
     network: Network,
     x: NDArray[Any] | Samples,
     labels: NDArray[Any],
+    samples: int,
     *,
     mode: Mode = "hidden",
     rule: Rule | None = None,
     spec: Spec | None = None,
+    epochs: int = 1,
     seed: int = 1,
     deadline: float = 600.0,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Proof:
-    """Learn samples once, in both engines, and compare all weights that come out."""
-    options: dict[str, Any] = {"mode": mode, "rule": rule, "spec": spec, "seed": seed}
-    ours = learn(network, x, labels, **options)
-    theirs = learn(network, x, labels, engine="lava", deadline=deadline, **options)
-    pairs = [(values, theirs.learned[place]) for place, values in ours.learned.items()]
+    """The first ``samples`` of what :func:`learn` would do with the rest, in both engines, and a
+    comparison of all learned weights as they are then."""
+    plan, x, order, labels = _plan(
+        network, x, labels, spec or Spec.of_mode(mode, rule), epochs, seed
+    )
+    if not 1 <= samples <= len(order):
+        raise LearningError(f"{samples} samples to verify: the run has 1 to {len(order)}")
+    some = _take(x, order[:samples])
+    learner = Learner(plan, labels, seed=seed)
+    begin = time.perf_counter()
+    learner.learn(some)
+    if samples == len(order):
+        learner.finish()
+    seconds = time.perf_counter() - begin
+    theirs = simulate(plan, some, labels, deadline=deadline, seed=seed, on_progress=on_progress)
+    pairs = [(values, theirs.learned[place]) for place, values in learner.learned.items()]
     return Proof(
-        ours.samples,
-        ours.steps,
+        samples,
+        theirs.steps,
         sum(a.size for a, _ in pairs),
         sum(int((a != b).sum()) for a, b in pairs),
         theirs.seconds,
-        ours.seconds,
+        seconds,
     )
 
 

@@ -53,7 +53,10 @@ def simulate(
     record: bool = False,
     on_progress: Progress | None = None,
 ) -> Outcome:
-    """Learn payloads ``x`` ``[T, N, *input_shape]`` with their ``labels`` ``[N]``, in their order.
+    """Learn payloads ``x`` ``[T, N, *input_shape]`` with their ``labels``, in their order.
+
+    labels: ``[N]``, or more of them: then these are the first samples of a longer run, which ends
+        where the next would come.
 
     deadline: seconds, the start of Lava included, after which the child is ended.
     seed: of the random numbers with which Lava rounds the traces.
@@ -64,7 +67,7 @@ def simulate(
     once = x[:1] if x.strides[0] == 0 else x
     arrays: dict[str, NDArray[Any]] = {"x": np.asarray(once), "labels": np.asarray(labels)}
     packed = pack(plan, arrays)
-    with _progress(len(labels), on_progress) as progress:
+    with _progress(x.shape[1], on_progress) as progress:
         result = supervise.run(
             _child,
             deadline=deadline,
@@ -180,7 +183,8 @@ def _child(
     from lava.proc.io.sink import RingBuffer
 
     plan: Plan = unpack(packed, arrays)
-    steps, done, seconds = plan.steps(len(labels)), 0, 0.0
+    samples = x.shape[1]
+    steps, done, seconds = plan.steps(samples, len(labels)), 0, 0.0
     graph = _Graph(plan, np.asarray(x), np.asarray(labels), seed, steps if record else 0)
     sinks = {}
     if record:
@@ -189,7 +193,7 @@ def _child(
             port.connect(sinks[index].a_in)
     config = Loihi2SimCfg(select_tag="fixed_pt")
     # Between runs Lava stands still for a moment: often enough to watch, seldom enough to be cheap.
-    at_once = plan.interval * max(1, len(labels) // 50)
+    at_once = plan.interval * max(1, samples // 50)
     while done < steps:
         some = min(at_once, steps - done)
         begin = time.perf_counter()
@@ -197,7 +201,7 @@ def _child(
         seconds += time.perf_counter() - begin
         done += some
         if samples_done is not None:
-            os.ftruncate(samples_done, min(done // plan.interval, len(labels)))
+            os.ftruncate(samples_done, min(done // plan.interval, samples))
     result: dict[str, Any] = {"steps": steps, "seconds": seconds}
     for index in graph.plastic:
         result[f"learned.{index}"] = graph.read(index, "weights")

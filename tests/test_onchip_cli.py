@@ -105,7 +105,7 @@ def test_a_difference_fails(pumice, monkeypatch):
         (("--rule", "gap=1"), "gap is 1, use a whole number 2..32768"),
         (("--engine", "lava", "--rounding", "chip-like"), "rounds in its own way alone"),
         (("--engine", "lava", "--checkpoint", "x"), "can keep no checkpoint"),
-        (("--verify", "33"), "has 1 to 32 for train"),
+        (("--verify", "33"), "the run has 1 to 32"),
         (("--epochs", "0"), "at least one is needed"),
         (("--hidden", "0"), "a layer needs at least 1 neuron"),
         (("--spec", "none.toml"), "none.toml: No such file"),

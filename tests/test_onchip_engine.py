@@ -92,21 +92,31 @@ class TestEqualToLava:
         assert equals_lava(block, x, np.array([0, 2, 1]), 3) > 30
 
 
+@pytest.mark.lava
+@pytest.mark.parametrize("first", [3, 9])
+def test_the_first_samples_of_a_run(first):
+    """As they are learned in the run itself: its order, and its halvings; behind a front too."""
+    x = np.random.default_rng(1).integers(-2, 4, (40, 5, 2, 4, 9))
+    labels = np.array([0, 2, 1, 1, 0])
+    options = {"mode": "both", "rule": Rule(gap=4, epoch=3, hidden_rate=-4, readout_rate=-4)}
+    proof = verify(deep(), x, labels, first, epochs=2, seed=3, deadline=250, **options)
+    assert (proof.samples, proof.mismatches) == (first, 0)
+
+
 def test_verify_finds_a_difference(monkeypatch):
     """With something in Lava's place that has learned one weight otherwise."""
     x, labels = data(4)
 
-    def almost(block, x, labels, *, seed, deadline, on_progress):
-        learner = Learner(block, labels, seed=seed)
+    def almost(plan, x, labels, *, seed, deadline, on_progress):
+        learner = Learner(plan, labels, seed=seed)
         learner.learn(x)
-        learner.finish()
         learned = learner.learned
         learned[1][1, 2] -= np.sign(learned[1][1, 2] + 0.5).astype(int)
         return Outcome(learned, learner.step, 1.0, {}, {}, {}, {})
 
     monkeypatch.setattr(learning, "simulate", almost)
-    proof = verify(small(), x, labels, mode="both", rule=RULE)
-    assert (proof.samples, proof.weights, proof.mismatches) == (4, 7 * 6 + 6 * 3, 1)
+    proof = verify(small(), x, labels, 3, mode="both", rule=RULE)
+    assert (proof.samples, proof.weights, proof.mismatches) == (3, 7 * 6 + 6 * 3, 1)
 
 
 class TestEqualToTheModel:
