@@ -99,7 +99,7 @@ def run(
     A NIR file of another framework is put on the chip's grid, and what that did to each layer is
     told. The options are for such files; a netx file and a NIR file of pumice's say all that.
     """
-    from lava_export import netx, nir_file, nir_graph
+    from lava_export import netx, nir_io
 
     kind = _kind(out)
     if out.exists() and source.exists() and out.samefile(source):
@@ -116,9 +116,9 @@ def run(
     }
     given = {name: value for name, value in given.items() if value is not None}
     reports: tuple[LayerReport, ...] = ()
-    if nir_file.is_nir(source):
+    if nir_io.is_nir(source):
         options = given if dt is None else {**given, "dt": dt}
-        network, reports = (found := nir_graph.read(source, **options)).network, found.layers
+        network, reports = (found := nir_io.read(source, **options)).network, found.layers
     else:
         network = netx.read(source)
     if given and not reports:
@@ -126,7 +126,7 @@ def run(
             f"{source} says itself what these options say: {', '.join(_OPTIONS[n] for n in given)}"
         )
     if kind == "NIR":
-        notes = nir_graph.write(network, out, nir_graph.DT if dt is None else dt)
+        notes = nir_io.write(network, out, nir_io.DT if dt is None else dt)
     elif dt is not None and not reports:
         raise PumiceError("--dt is for NIR files: netx has no seconds")
     else:

@@ -103,7 +103,7 @@ def run(
         between=names,
         others=others,
         networks=frozen,
-        encode=network.encoding.encode,
+        encoding=network.encoding,
         progress=lambda done: log(f"{done} of {samples}") if done < samples else None,
     )
     if html is not None:

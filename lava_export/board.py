@@ -74,6 +74,19 @@ def _lava() -> Check:
     return Check("Lava", True, "lava-nc and lava-dl are installed")
 
 
+def _require_lava() -> None:
+    """Refuses a Python that Lava's wheels are not made for: they fail as they are imported."""
+    try:
+        from lava.lib.dl.netx import hdf5  # noqa: F401
+    except Exception as error:
+        version = ".".join(map(str, sys.version_info[:2]))
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Refused(
+            f"Lava cannot be imported in Python {version}, its wheels ask for 3.10 ({words}); "
+            "pumice deploy --simulate runs it in later ones"
+        ) from None
+
+
 def _extension() -> Check:
     """By the module by which lava.utils.loihi.is_installed() knows it."""
     if _spec("lava.utils.loihi2_profiler"):
@@ -430,6 +443,7 @@ def _main(arguments: list[str] | None, place: Path) -> int:
         raise Refused(f"--interval {interval}: a sample lasts {steps} steps")
     if options.input_lag < 0:
         raise Refused(f"--input-lag {options.input_lag}: 0 steps at least")
+    _require_lava()
     mode = "simulated" if options.simulate else "loihi2"
     where = "SIMULATED in Lava on this CPU, on no chip" if options.simulate else "on Loihi 2"
     print(f"{folder.payloads.shape[1]} samples of {steps} steps, {where} ...", flush=True)

@@ -30,10 +30,20 @@ from numpy.typing import NDArray
 
 from lava_export import board, netx, supervise
 from lava_export.board import Check
-from loihi import Conv, Dense, Inject, Network, Neuron, PumiceError, formats, limits, reference
+from loihi import (
+    Conv,
+    Dense,
+    Inject,
+    Network,
+    Neuron,
+    PumiceError,
+    files,
+    formats,
+    limits,
+    reference,
+)
 from loihi.limits import Report
 
-BACKENDS = ("loihi2",)
 MODEL, SCRIPT, SETTINGS, SAMPLES = "model.net", "run.py", "settings.json", "samples.npz"
 REPORT, RESULT = "constraints", "result.json"
 
@@ -136,9 +146,7 @@ def write(
         raise DeployError(f"{out}: cannot be written: {error.strerror or error}") from None
     try:
         _fill(made, network, x, found, on, labels)
-        mask = os.umask(0)
-        os.umask(mask)
-        made.chmod(0o777 & ~mask)  # mkdtemp's are private
+        made.chmod(0o777 & ~files.umask())  # mkdtemp's are private
         if out.exists():
             raise DeployError(f"{out} is there already: name a folder that is not")
         made.rename(out)

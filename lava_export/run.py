@@ -14,8 +14,10 @@ compare them number by number.
 
 from __future__ import annotations
 
+import itertools
+import mmap
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from numpy.typing import NDArray
 
 from lava_export import netx, supervise, wiring
 from loihi import Dense, Inject, Network, formats, lava_compat, reference, schedule
-from loihi.reference import STATES, Trace
+from loihi.reference import STATES, Trace, wanted_states
 
 START = 60.0
 """Seconds that Lava gets to import, to load a file and to start its processes."""
@@ -59,9 +61,7 @@ def run(
     :class:`lava_export.supervise.ChildError` for what goes wrong in Lava.
     """
     network = netx.read(path)
-    wanted = set(record)
-    if unknown := wanted - set(STATES):
-        raise ValueError(f"cannot record {sorted(unknown)}: choose from {STATES}")
+    wanted = wanted_states(record)
     everywhere = {state: range(len(network.layers)) for state in wanted}
     kept = observe(network, Path(path), x, everywhere, deadline)
     return Trace(**{s: [kept[s, i] for i in everywhere.get(s, ())] for s in STATES})
@@ -101,27 +101,39 @@ def observe(
     Returns for each (state, index) an array ``[T, N, *shape]``, in local time.
 
     What is asked for is all that is recorded: where a network's states on all samples would not
-    fit into memory, ask for some layers, or some samples of ``x``, at a time.
+    fit into memory, ask for some layers, or some samples of ``x``, at a time; or for :func:`parts`.
+    """
+    x = network.check_payloads(x)
+    (found,) = parts(network, path, [x], x.shape[:2], record, deadline)
+    return found
+
+
+def parts(
+    network: Network,
+    path: Path,
+    x: Iterable[NDArray[Any]],
+    size: tuple[int, ...],
+    record: Mapping[str, Iterable[int]],
+    deadline: float | None = None,
+) -> Iterator[dict[tuple[str, int], NDArray[Any]]]:
+    """:func:`observe` of samples whose time comes in parts ``[t, N, *input_shape]``: what is
+    recorded of each part.
+
+    size: (T, N), T all parts together. Lava runs once, before the first is there; everything lies
+    on the disk, of which memory holds a part.
     """
     arrivals = schedule.arrivals(network)  # refuses a loop before anything starts
     lava_compat.require()
-    x = network.check_payloads(x)
-    steps, samples = x.shape[:2]
+    steps, samples = size
     taps = [(state, index) for state, indices in record.items() for index in indices]
     dtypes = [_dtype(network, state, index) for state, index in taps]
+    given = _Given(network, x, netx.loads(path) and network.is_chain)
     if not samples or not steps:
-        return {
+        yield {
             (state, index): np.zeros((steps, samples, *network.shapes[index]), dtype=dtype)
             for (state, index), dtype in zip(taps, dtypes, strict=True)
         }
-    through_netx = netx.loads(path) and network.is_chain  # netx clears no loop between samples
-    static = x.strides[0] == 0  # then one step says it all
-    first = network.layers[0].synapse
-    rows = np.moveaxis(x[:1] if static else x, 0, 1)  # [N, T, *shape]
-    shape = rows.shape[:2]
-    rows = rows.reshape(-1, *network.input_shape)
-    flat = through_netx and isinstance(first, Dense)
-    rows = rows.reshape(len(rows), -1) if flat else _turned(rows)
+        return
     runs, together = (samples, 1) if wiring.apart(network) else (1, samples)
     interval = wiring.interval(network)
     total = interval * together + max(arrivals)
@@ -132,24 +144,67 @@ def observe(
         _in_lava,
         deadline=deadline,
         path=str(path.resolve()),
-        through_netx=through_netx,
-        x=rows.reshape(runs, together, shape[1], *rows.shape[1:]),
-        repeat=steps if static else 1,
+        through_netx=given.through_netx,
+        x=given.pieces(steps, samples),
+        runs=runs,
+        repeat=steps if given.static else 1,
         interval=interval,
         total=total,
         # To Lava any number above 0 means that spikes have payloads.
         message_bits=0 if network.encoding.binary else formats.WEIGHT_BITS,
-        current=isinstance(first, Inject),
+        current=isinstance(network.layers[0].synapse, Inject),
         taps=taps,
         dtypes=[dtype.str for dtype in dtypes],
     )
-    found = {}
-    for state, index in taps:
-        shape = network.shapes[index]
-        rows = result.pop(f"{state}-{index}")[:, arrivals[index] :][:, : interval * together]
-        rows = rows.reshape(samples, interval, *shape[::-1])[:, :steps]
-        found[state, index] = np.moveaxis(_turned(rows), 0, 1)
-    return found
+    begin = 0
+    for length in given.lengths:
+        found = {}
+        for state, index in taps:
+            of_all = result[f"{state}-{index}"]
+            rows = of_all[:, arrivals[index] :][:, : interval * together]
+            if runs == 1:
+                rows = rows[0].reshape(together, interval, *rows.shape[2:])
+            part = np.moveaxis(_turned(rows[:, begin : begin + length]), 0, 1)
+            found[state, index] = np.array(part)
+            _forget(of_all)
+        yield found
+        begin += length
+
+
+class _Given:
+    """What goes into Lava: payloads in its own order, and how long their parts are."""
+
+    def __init__(self, network: Network, x: Iterable[NDArray[Any]], through_netx: bool) -> None:
+        self.network, self.through_netx = network, through_netx
+        self.rest = iter(x)
+        self.first = network.check_payloads(next(self.rest))
+        self.lengths: list[int] = []
+        self.static = False
+
+    def pieces(self, steps: int, samples: int) -> supervise.Pieces:
+        """All of it, ``[rows, N, *shape]``: of an input that stays the same one row."""
+        network = self.network
+        self.static = self.first.strides[0] == 0 and len(self.first) == steps
+        # netx takes vectors for a dense first layer, whatever the input's shape.
+        flat = self.through_netx and isinstance(network.layers[0].synapse, Dense)
+        shape = (int(np.prod(network.input_shape)),) if flat else network.input_shape[::-1]
+
+        def parts() -> Iterator[NDArray[Any]]:
+            for part in itertools.chain([self.first], self.rest):
+                part = network.check_payloads(part)
+                self.lengths.append(len(part))
+                rows = part[:1] if self.static else part
+                yield rows.reshape(*rows.shape[:2], *shape) if flat else _turned(rows)
+
+        size = (1 if self.static else steps, samples)
+        return supervise.Pieces((*size, *shape), network.encoding.dtype, parts())
+
+
+def _forget(array: NDArray[Any]) -> None:
+    """Lets go of the memory in which a mapped file has been read; the file is still there."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _dtype(network: Network, state: str, index: int) -> np.dtype[Any]:
@@ -169,6 +224,7 @@ def _in_lava(
     path: str,
     through_netx: bool,
     x: NDArray[Any],
+    runs: int,
     repeat: int,
     interval: int,
     total: int,
@@ -176,11 +232,11 @@ def _in_lava(
     current: bool,
     taps: list[tuple[str, int]],
     dtypes: list[str],
-) -> dict[str, NDArray[Any]]:
-    """In the supervised child: for each of ``x`` ``[runs, samples, rows, *shape]`` a run of
+) -> dict[str, Path]:
+    """In the supervised child: the samples ``x`` ``[rows, N, *shape]`` in ``runs`` runs of
     ``total`` steps.
 
-    Returns for each of ``taps`` an array ``state-layer`` of ``[runs, total, *shape]``, in Lava's
+    Returns for each of ``taps`` a file ``state-layer`` of ``[runs, total, *shape]``, in Lava's
     time and order. ``current``: the first block has neurons, and x goes straight into them.
     """
     supervise.prepare_lava()
@@ -189,14 +245,14 @@ def _in_lava(
 
     from lava_export.processes.taps import MODELS, Source
 
-    payloads = folder / "payloads.npy"
-    np.save(payloads, x)
+    assert isinstance(x, np.memmap)  # as all that supervise hands over: it is read where it lies
     files: dict[str, Path] = {}
-    for run_index in range(len(x)):
+    each = x.shape[1] // runs
+    for run_index in range(runs):
         source = Source(
-            file=str(payloads),
-            index=run_index,
-            shape=tuple(x.shape[3:]),
+            file=str(x.filename),
+            samples=(run_index * each, each),
+            shape=tuple(x.shape[2:]),
             repeat=repeat,
             interval=interval,
         )
@@ -210,7 +266,7 @@ def _in_lava(
         for (state, index), dtype in zip(taps, dtypes, strict=True):
             name = f"{state}-{index}"
             if not run_index:
-                shape = (len(x), total, *(int(n) for n in layers[index].neuron.s_out.shape))
+                shape = (runs, total, *(int(n) for n in layers[index].neuron.s_out.shape))
                 files[name] = folder / f"{name}.npy"
                 np.lib.format.open_memmap(files[name], "w+", dtype, shape)
             mine.setdefault(index, {})[state] = str(files[name])
@@ -221,9 +277,9 @@ def _in_lava(
             run_cfg=Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=MODELS),
             compile_config={"pypy_channel_size": CHANNEL},
         )
-        if run_index + 1 < len(x):  # the last one is ended faster by the supervisor
+        if run_index + 1 < runs:  # the last one is ended faster by the supervisor
             source.stop()
-    return {name: np.load(file, mmap_mode="r") for name, file in files.items()}
+    return files
 
 
 def _load(path: str, port: Any, interval: int, message_bits: int, current: bool) -> Any:

@@ -8,8 +8,8 @@ parent is killed, it stays behind as an orphan. So nothing here runs Lava itself
 
 starts a fresh Python in a session of its own and calls ``function(folder, x=array, name="mnist")``
 there. ``function`` is a module's function; ``folder`` is a directory of its own. Arrays travel as
-``.npy`` files (mapped read-only in the child), everything else as JSON, and so does the dict that
-the function returns: nothing is ever unpickled.
+``.npy`` files (mapped on the other side, so that none has to fit into memory), everything else as
+JSON, and so does the dict that the function returns: nothing is ever unpickled.
 
 How it ends, and who sees to it:
 
@@ -40,12 +40,14 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loihi.errors import PumiceError
 
@@ -55,6 +57,15 @@ _POLL = 0.5  # seconds between two looks at whether a descendant was killed
 _LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG = 1
 _IN_CHILD: _Child | None = None
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """An array for a child that is nowhere whole: what follows each other along its first axis."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    parts: Iterable[NDArray[Any]]
 
 
 class ChildError(PumiceError):
@@ -79,7 +90,9 @@ def run(
     """``function(folder, **arguments)`` in a supervised child; what it returned.
 
     function: importable by its module and name; takes a ``Path`` and keyword arguments, returns
-        a dict. Values are arrays (numbers only) or what JSON can say.
+        a dict. Values are arrays (numbers only) or what JSON can say; an argument can be
+        :class:`Pieces`, and a result the ``Path`` of a ``.npy`` file in the folder, which is
+        handed over as the array it holds.
     deadline: seconds from here until the child must be done, its start included.
 
     Raises :class:`DeadlineError`, :class:`ChildError`, and any :class:`PumiceError` of the
@@ -106,7 +119,7 @@ def run(
         if code != 0:
             how = f"signal {-code} ({_signal_name(-code)})" if code < 0 else f"exit status {code}"
             raise ChildError(f"the child process ended by {how}{_last_line(log)}", log=log)
-        return _load(folder, "result")
+        return _load(folder, "result", "c")  # what is mapped stays, though it has lost its name
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -321,7 +334,7 @@ def _child() -> None:
         workspace = folder / "workspace"
         workspace.mkdir()
         function = getattr(import_module(module), name)
-        _save(folder, "result", function(workspace, **_load(folder, "arguments", map_them=True)))
+        _save(folder, "result", function(workspace, **_load(folder, "arguments", "r")))
     except BaseException:
         child.report()
         child.end(1)
@@ -357,16 +370,30 @@ def _members(session: int) -> Iterator[tuple[int, str, str]]:
 def _save(folder: Path, name: str, values: dict[str, Any]) -> None:
     plain = {}
     for key, value in values.items():
-        if isinstance(value, np.ndarray):
-            np.save(folder / f"{name}-{key}.npy", value, allow_pickle=False)
+        file = folder / f"{name}-{key}.npy"
+        if isinstance(value, Path):
+            value.replace(file)
+        elif isinstance(value, Pieces):
+            _join(file, value)
+        elif isinstance(value, np.ndarray):
+            np.save(file, value, allow_pickle=False)
         else:
             plain[key] = value
     (folder / f"{name}.json").write_text(json.dumps(plain), encoding="utf-8")
 
 
-def _load(folder: Path, name: str, map_them: bool = False) -> dict[str, Any]:
+def _join(path: Path, pieces: Pieces) -> None:
+    dtype = np.dtype(pieces.dtype)
+    header = {"descr": dtype.str, "fortran_order": False, "shape": pieces.shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in pieces.parts:
+            file.write(np.ascontiguousarray(part, dtype=dtype).data)
+
+
+def _load(folder: Path, name: str, mode: Literal["r", "c"]) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     for file in folder.glob(f"{name}-*.npy"):
-        array = np.load(file, mmap_mode="r" if map_them else None, allow_pickle=False)
+        array = np.load(file, mmap_mode=mode, allow_pickle=False)
         values[file.stem[len(name) + 1 :]] = array
     return values

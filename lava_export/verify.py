@@ -5,30 +5,31 @@ of every sample. If anything differs, the first divergence is named: the first i
 which things happen, so that what it caused does not hide it; and its likely cause
 (:mod:`lava_export.causes`).
 
-Samples are taken in slices, and where a single one is too large for :data:`LIMIT`, layers too: what
-is held at a time is two simulators' numbers of one slice, of which counts remain.
+Samples are taken in slices, and where a single one is too large for :data:`LIMIT`, its time in
+parts: what is held at a time is two simulators' numbers of one slice or part, of which counts
+remain. Memory grows neither with the samples nor with T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lava_export import causes, netx, run
 from lava_export.causes import Cause, Evidence
-from loihi import Network, PumiceError, decide, reference
+from loihi import Encoding, Network, PumiceError, decide, reference
 from loihi.engine import Engine
 from loihi.network import INPUT
 from loihi.reference import Trace
 
 LIMIT = 2**28
-"""Bytes that a slice may take; one sample of one layer is always taken."""
+"""Bytes that a slice of the samples, or a part of one's time, may take; a step is always taken."""
 HELD = 8
 """How many times a slice's numbers are in memory: those of two simulators, and what a simulator
 needs to make and to hand over its own (the reference most, as measured)."""
@@ -46,8 +47,17 @@ Wanted = Mapping[str, Sequence[int]]
 Observed = Mapping[tuple[str, int], NDArray[Any]]
 """For (state, layer index) an array ``[T, N, *shape]``."""
 Simulator = Callable[[NDArray[Any], Wanted], Observed]
-"""What it observes of payloads ``[T, N, *input_shape]``."""
-Encode = Callable[[NDArray[Any]], NDArray[Any]]
+"""What it observes of payloads ``[T, N, *input_shape]``. One that is :class:`InParts` as well is
+given the time of a large sample in parts; any other computes all of it, and holds it."""
+
+
+class InParts(Protocol):
+    """A simulator for which time need not fit into memory."""
+
+    def parts(
+        self, x: Iterable[NDArray[Any]], size: tuple[int, int], wanted: Wanted
+    ) -> Iterator[Observed]:
+        """What it observes of each of the parts ``[t, N, *input_shape]``; size: (T, N) of all."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ def verify(
     between: Sequence[str] = DEFAULT,
     others: Mapping[str, Simulator] | None = None,
     networks: Mapping[str, Network] | None = None,
-    encode: Encode | None = None,
+    encoding: Encoding | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> VerifyResult:
     """Run the file ``path`` on payloads ``x`` ``[T, N, *input_shape]`` everywhere, and compare.
@@ -152,7 +162,7 @@ def verify(
     between: two or more of :data:`SIMULATORS`. others: those that are not made here (``grid``,
         ``float``), from :mod:`trainer.observe`. networks: what these compute, where it may not be
         the file's.
-    encode: makes payloads of ``x``, which then are samples ``[N, …]``, slice by slice.
+    encoding: makes payloads of ``x``, which then are samples ``[N, …]``, slice by slice.
     progress: is told how many samples are done.
 
     Raises what :func:`lava_export.run.run` raises if Lava is one of them, and
@@ -163,31 +173,33 @@ def verify(
     if LAVA in names:  # what Lava cannot do, or is not there for, is said before anything starts
         run.observe(network, Path(path), _nothing(network), {}, deadline)
     simulators: dict[str, Simulator] = {
-        "reference": _recording(partial(reference.run, network)),
-        "engine": _recording(Engine(network).run) if "engine" in names else _nobody,
-        LAVA: lambda x, wanted: run.observe(network, Path(path), x, wanted, deadline),
+        "reference": _Ours(partial(reference.parts, network)),
+        "engine": _Ours(Engine(network).parts) if "engine" in names else _nobody,
+        LAVA: _Lava(network, Path(path), deadline),
         **(others or {}),
     }
     used = {name: simulators[name] for name in names}
-    samples = _Samples(x, encode)
+    samples = _Samples(x, encoding)
     if not len(samples):
         raise PumiceError("there are no samples to compare")
     tally = _Tally(network, names, len(samples))
-    size, groups = _slices(network, states)
+    size, length = _sizes(network, states, samples.steps)
+    wanted = _wanted(network, range(len(network.layers)), states)
     for start in range(0, len(samples), size):
-        payloads = samples[start : start + size]
-        for layers in groups:
-            wanted = _wanted(network, layers, states)
-            ground = used[tally.ground](payloads, wanted)
+        of = _Slice(samples, slice(start, start + size), samples.steps, length)
+        seen = {name: of.observed(simulator, wanted) for name, simulator in used.items()}
+        for begin in range(0, samples.steps, length):
+            at = (start, begin)
+            ground = next(seen[tally.ground])
             for name in names:
                 if name != tally.ground:
-                    tally.add(start, name, ground, used[name](payloads, wanted))
-            tally.close(start, ground, len(groups))
+                    tally.add(at, name, ground, next(seen[name]))
+            tally.close(at, ground)
         progress(min(start + size, len(samples)))
     result = tally.result()
     if result.first_divergence is None:
         return result
-    return _explained(network, result, used, samples, size, networks or {})
+    return _explained(network, result, used, samples, size, length, networks or {})
 
 
 def compare(network: Network, found: Mapping[str, Observed]) -> VerifyResult:
@@ -199,8 +211,8 @@ def compare(network: Network, found: Mapping[str, Observed]) -> VerifyResult:
     tally = _Tally(network, tuple(found), next(iter(first.values())).shape[1])
     for name, observed in found.items():
         if name != tally.ground:
-            tally.add(0, name, found[tally.ground], observed)
-    tally.close(0, found[tally.ground], 1)
+            tally.add((0, 0), name, found[tally.ground], observed)
+    tally.close((0, 0), found[tally.ground])
     return tally.result()
 
 
@@ -219,18 +231,42 @@ def _known(between: Sequence[str], others: Mapping[str, Simulator]) -> tuple[str
     return names
 
 
-def _recording(run: Callable[[NDArray[Any], Iterable[str]], Trace]) -> Simulator:
+class _Ours:
     """A simulator of ours, whose traces have all layers."""
 
-    def observe(x: NDArray[Any], wanted: Wanted) -> Observed:
-        trace = run(x, [state for state in wanted if wanted[state]])
-        return {
-            (state, index): getattr(trace, state)[index]
-            for state, indices in wanted.items()
-            for index in indices
-        }
+    def __init__(
+        self, parts: Callable[[Iterable[NDArray[Any]], Iterable[str]], Iterator[Trace]]
+    ) -> None:
+        self.traces = parts
 
-    return observe
+    def __call__(self, x: NDArray[Any], wanted: Wanted) -> Observed:
+        (observed,) = self.parts([x], (len(x), x.shape[1]), wanted)
+        return observed
+
+    def parts(
+        self, x: Iterable[NDArray[Any]], size: tuple[int, int], wanted: Wanted
+    ) -> Iterator[Observed]:
+        for trace in self.traces(x, [state for state in wanted if wanted[state]]):
+            yield {
+                (state, index): getattr(trace, state)[index]
+                for state, indices in wanted.items()
+                for index in indices
+            }
+
+
+class _Lava:
+    """The file in Lava."""
+
+    def __init__(self, network: Network, path: Path, deadline: float | None) -> None:
+        self.network, self.path, self.deadline = network, path, deadline
+
+    def __call__(self, x: NDArray[Any], wanted: Wanted) -> Observed:
+        return run.observe(self.network, self.path, x, wanted, self.deadline)
+
+    def parts(
+        self, x: Iterable[NDArray[Any]], size: tuple[int, int], wanted: Wanted
+    ) -> Iterator[Observed]:
+        return run.parts(self.network, self.path, x, size, wanted, self.deadline)
 
 
 def _nobody(x: NDArray[Any], wanted: Wanted) -> Observed:
@@ -242,20 +278,54 @@ def _nothing(network: Network) -> NDArray[Any]:
     return np.zeros((network.time_steps, 0, *network.input_shape), dtype=np.uint8)
 
 
-class _Samples:
-    """Payloads by slices of samples, encoded when they are needed."""
+# --- slices -------------------------------------------------------------------------------------
 
-    def __init__(self, x: NDArray[Any], encode: Encode | None) -> None:
-        self.x, self.encode = x, encode
+
+class _Samples:
+    """Payloads by slices of samples and parts of their time, encoded when they are needed."""
+
+    def __init__(self, x: NDArray[Any], encoding: Encoding | None) -> None:
+        self.x, self.encoding = x, encoding
+        self.steps = len(x) if encoding is None else encoding.time_steps
 
     def __len__(self) -> int:
-        return len(self.x) if self.encode is not None else self.x.shape[1]
+        return self.x.shape[1] if self.encoding is None else len(self.x)
 
-    def __getitem__(self, some: slice) -> NDArray[Any]:
-        return self.x[:, some] if self.encode is None else self.encode(self.x[some])
+    def payloads(self, some: slice, steps: slice) -> NDArray[Any]:
+        """``[t, n, *input_shape]``."""
+        if self.encoding is None:
+            return self.x[steps, some]
+        return self.encoding.encode(self.x[some], steps)
 
 
-# --- slices -------------------------------------------------------------------------------------
+@dataclass
+class _Slice:
+    """Some of the samples, up to step ``stop``, in parts of ``length`` steps."""
+
+    samples: _Samples
+    some: slice
+    stop: int
+    length: int
+
+    @cached_property
+    def whole(self) -> NDArray[Any]:
+        """Its payloads ``[T, n, *input_shape]``."""
+        return self.samples.payloads(self.some, slice(self.stop))
+
+    def observed(self, simulator: Simulator, wanted: Wanted) -> Iterator[Observed]:
+        """What a simulator observes, part by part."""
+        if self.length < self.stop and hasattr(simulator, "parts"):
+            ends = range(0, self.stop, self.length)
+            parts = (
+                self.samples.payloads(self.some, slice(t, min(t + self.length, self.stop)))
+                for t in ends
+            )
+            count = len(range(len(self.samples))[self.some])
+            yield from simulator.parts(parts, (self.stop, count), wanted)
+            return
+        found = simulator(self.whole, wanted)
+        for begin in range(0, self.stop, self.length):
+            yield {key: a[begin : begin + self.length] for key, a in found.items()}
 
 
 def _wanted(network: Network, layers: Sequence[int], states: bool) -> dict[str, list[int]]:
@@ -268,25 +338,19 @@ def _wanted(network: Network, layers: Sequence[int], states: bool) -> dict[str, 
 
 
 def _bytes(network: Network, index: int, states: bool) -> int:
-    """What the numbers of one sample of a layer take while they are compared."""
+    """What the numbers of a step of one sample of a layer take while they are compared."""
     spikes = 4 if network.layers[index].neuron.graded else 1
     last = index == len(network.layers) - 1
     numbers = spikes + (8 if states else 4 if last else 0)
-    return HELD * network.time_steps * int(np.prod(network.shapes[index])) * numbers
+    return HELD * int(np.prod(network.shapes[index])) * numbers
 
 
-def _slices(network: Network, states: bool) -> tuple[int, list[list[int]]]:
-    """How many samples are taken at a time, and the layers: together, if that can be."""
-    sizes = [_bytes(network, index, states) for index in range(len(network.layers))]
-    groups: list[list[int]] = [[]]
-    room = LIMIT
-    for index, size in enumerate(sizes):
-        if groups[-1] and size > room:
-            groups.append([])
-            room = LIMIT
-        groups[-1].append(index)
-        room -= size
-    return max(1, LIMIT // sum(sizes)), groups
+def _sizes(network: Network, states: bool, steps: int) -> tuple[int, int]:
+    """How many samples are taken at a time, and how many of their steps."""
+    step = sum(_bytes(network, index, states) for index in range(len(network.layers)))
+    if step * steps <= LIMIT:
+        return LIMIT // (step * steps), steps
+    return 1, max(1, LIMIT // step)
 
 
 # --- counting -----------------------------------------------------------------------------------
@@ -311,8 +375,8 @@ class _Tally:
         self.first: dict[str, tuple[tuple[int, ...], Divergence]] = {}
         self._differs: dict[tuple[str, int], NDArray[np.bool_]] = {}
 
-    def add(self, start: int, name: str, ground: Observed, found: Observed) -> None:
-        """What a simulator observed of some layers of the samples from ``start``."""
+    def add(self, at: tuple[int, int], name: str, ground: Observed, found: Observed) -> None:
+        """What a simulator observed of the samples, and of their steps, from ``at``."""
         for key, numbers in ground.items():
             if name == FLOAT:
                 if key[0] == "spikes" and self.network.layers[key[1]].neuron.vth is not None:
@@ -325,19 +389,19 @@ class _Tally:
             else:
                 self._differs[key] = differs
             if differs.any():
-                self._note(start, name, key, differs, numbers, found[key])
-        self._read(start, name, found)
+                self._note(at, name, key, differs, numbers, found[key])
+        self._read(at[0], name, found)
 
-    def close(self, start: int, ground: Observed, groups: int) -> None:
-        """All simulators have been added for these layers and samples."""
-        self._read(start, self.ground, ground)
+    def close(self, at: tuple[int, int], ground: Observed) -> None:
+        """All simulators have been added for these samples and steps."""
+        self._read(at[0], self.ground, ground)
         for (_, index), differs in self._differs.items():
             self.counts[index] += differs.size, np.count_nonzero(differs)
         self._differs = {}
 
     def _note(
         self,
-        start: int,
+        start: tuple[int, int],
         name: str,
         key: tuple[str, int],
         differs: NDArray[np.bool_],
@@ -350,13 +414,14 @@ class _Tally:
         sample = int(flat.any(axis=(0, 2)).argmax())
         step = int(flat[:, sample].any(axis=1).argmax())
         neuron = tuple(np.argwhere(differs[step, sample])[0].tolist())
-        order = (start + sample, step, index, ORDER.index(state), *neuron)
+        first_sample, first_step = start
+        order = (first_sample + sample, first_step + step, index, ORDER.index(state), *neuron)
         if name in self.first and self.first[name][0] <= order:
             return
         at = (step, sample, *neuron)
         values = {self.ground: int(ground[at]), name: int(found[at])}
         layer = self.network.names[index]
-        there = Divergence(layer, neuron, step + 1, start + sample, state, values)
+        there = Divergence(layer, neuron, order[1] + 1, order[0], state, values)
         self.first[name] = (order, there)
 
     def _read(self, start: int, name: str, observed: Observed) -> None:
@@ -371,8 +436,9 @@ class _Tally:
             read = found[-1] if state == "v" else found.sum(axis=0)
             scores = read.reshape(found.shape[1], -1)
         else:
-            scores = reference.scores(self.network, trace)
-        self.scores[name][start : start + found.shape[1]] = scores
+            read = reference.scores(self.network, trace)
+        scores = self.scores[name][start : start + found.shape[1]]
+        scores[:] = read if state == "v" else scores + read  # spikes of the parts before, too
 
     def result(self) -> VerifyResult:
         """All of it."""
@@ -428,6 +494,7 @@ def _explained(
     simulators: Mapping[str, Simulator],
     samples: _Samples,
     size: int,
+    length: int,
     networks: Mapping[str, Network],
 ) -> VerifyResult:
     """The sample of the first divergence once more, with all its states, and what they say."""
@@ -435,16 +502,18 @@ def _explained(
     assert first is not None
     last = len(network.layers) - 1
     index = network.names.index(first.layer)
-    total = sum(_bytes(network, i, True) for i in range(last + 1))
+    # All of its time; or of a sample that is too large as much as there was when it was found.
+    stop = min(samples.steps, -(-first.step // length) * length)
+    total = stop * sum(_bytes(network, i, True) for i in range(last + 1))
     if total <= LIMIT:
         layers = list(range(last + 1))
-    else:  # those that have a part in it, as long as there is room for one sample
+    else:  # those that have a part in it
         layers = sorted((causes.needed(network, index) | {index}) - {INPUT})
     # Those before it in its slice go with it: what is carried over comes from them.
     begin = max(first.sample // size * size, first.sample + 1 - max(1, LIMIT // total))
-    payloads = samples[begin : first.sample + 1]
+    of = _Slice(samples, slice(begin, first.sample + 1), stop, min(length, stop))
     wanted = dict.fromkeys(ORDER, layers)
-    found = {name: simulate(payloads, wanted) for name, simulate in simulators.items()}
+    found = {name: _joined(of.observed(simulate, wanted)) for name, simulate in simulators.items()}
     its = {name: {key: a[:, -1:] for key, a in seen.items()} for name, seen in found.items()}
     exact = {name: seen for name, seen in its.items() if name != FLOAT}
     again = compare(network, exact).first_divergence
@@ -462,7 +531,7 @@ def _explained(
         theirs = networks.get(name, network)
         reason = None if theirs is network else causes.another_network(network, theirs, name)
         if reason is None and origin.state != "score":
-            evidence = _evidence(network, index, origin, payloads, found[name])
+            evidence = _evidence(network, index, origin, of.whole, found[name])
             reason = None if evidence is None else causes.explain(evidence, name)
         if reason is not None:
             reasons.append(reason)
@@ -476,6 +545,14 @@ def _explained(
         name: {state: seen[state, index][place] for state in ORDER} for name, seen in its.items()
     }
     return replace(result, causes=tuple(reasons), neighbourhood=Neighbourhood(origin, states))
+
+
+def _joined(parts: Iterator[Observed]) -> Observed:
+    """One after the other in time."""
+    first, *more = parts
+    if not more:
+        return first
+    return {key: np.concatenate([a, *(part[key] for part in more)]) for key, a in first.items()}
 
 
 def _evidence(

@@ -55,8 +55,8 @@ class WiredLayer:
     neuron: LIFReset, SoftLIF, Delta, SigmaDelta, Sigma, RF or RF_IZ; ``neuron.s_out`` sends, and
         ``neuron.u``, ``neuron.v`` (``sigma``, ``act``, ``real``, ``imag``) are its states.
     synapses: Dense, DelayDense or Conv, in the order of :meth:`loihi.network.Network.synapses`, of
-        a complex one the real and the imaginary part; an input layer's has none. After its own
-        come the copies of those whose input it carries.
+        a complex one the real and the imaginary part; an input layer's has none. Where a layer's
+        input is carried on, they feed the neurons of those that carry it as well.
     """
 
     neuron: Any
@@ -68,7 +68,8 @@ class Wired:
     """A network's Lava processes.
 
     layers: as the network's.
-    holds: processes between them, in which spikes wait for those of a longer way.
+    holds: processes between them, in which spikes wait for those of a longer way, and a carried
+        input for the layer that carries it.
     arrivals: the sample's first step reaches layer l in step ``arrivals[l] + 1``.
     interval: steps from the start of one sample to the start of the next.
     inputs: the ports that hear the network's input; see :meth:`feed`.
@@ -132,7 +133,7 @@ def interval(network: Network) -> int:
 
 def processes(network: Network) -> int:
     """How many neuron and synapse processes Lava runs for it; holds not counted."""
-    return sum(1 + len(list(heard(network, index))) for index in range(len(network.layers)))
+    return sum(1 + len(list(network.synapses(index))) for index in range(len(network.layers)))
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -151,13 +152,21 @@ class _Wiring:
                 network.layers, network.shapes, self.arrivals, strict=True
             )
         ]
+        # Of each layer the ports that its synaptic input goes to: complex ones have two of these.
+        self.onto: list[list[tuple[Any, ...]]] = [
+            [(n.a_real_in, n.a_imag_in) if isinstance(layer.neuron, Resonator) else (n.a_in,)]
+            for n, layer in zip(self.neurons, network.layers, strict=True)
+        ]
 
     def layers(self) -> tuple[WiredLayer, ...]:
         """Connect everything."""
+        for index, layer in reversed(list(enumerate(self.network.layers))):
+            if layer.carry is not None:  # all that carry this one's input on are later layers
+                self._carry(layer.carry, index)
         synapses: list[list[Any]] = [[] for _ in self.neurons]
         for index in range(len(self.neurons)):
-            for by, synapse, sources in heard(self.network, index):
-                synapses[index] += self._synapse(index, by, synapse, sources)
+            for synapse, sources in self.network.synapses(index):
+                synapses[index] += self._synapse(index, synapse, sources)
         for index in self._silent():
             synapses[index].append(self._silence(index))
         return tuple(
@@ -165,30 +174,39 @@ class _Wiring:
             for neuron, its in zip(self.neurons, synapses, strict=True)
         )
 
-    def _synapse(
-        self, index: int, by: int, synapse: Synapse, sources: tuple[int, ...]
-    ) -> list[Any]:
+    def _carry(self, carried: int, index: int) -> None:
+        """An earlier layer's input goes where that of ``index`` goes, when that layer is as far."""
+        from lava_export.processes.hold import Hold
+
+        wait = self.arrivals[index] - self.arrivals[carried]
+        hold = Hold(shape=self.network.shapes[index][::-1], steps=wait)
+        for (port,) in self.onto[index]:
+            hold.s_out.connect(port)
+        self.onto[carried].append((hold.s_in,))
+        self.holds["carry", index] = hold
+
+    def _synapse(self, index: int, synapse: Synapse, sources: tuple[int, ...]) -> list[Any]:
         """The processes of a synapse between its sources and a layer's neurons."""
         network, starts = self.network, {INPUT: 0, **dict(enumerate(self.arrivals))}
         waits = {
-            source: self.arrivals[index] - starts[source] + (source >= by) - synapse.latency
+            source: self.arrivals[index] - starts[source] + (source >= index) - synapse.latency
             for source in sources
         }
         longest = delays(synapse)[1]
         if (early := min(waits.values())) < 0:  # its delays are long enough: see arrivals()
             assert isinstance(synapse, Dense) and synapse.delay is not None
             synapse = replace(synapse, delay=synapse.delay + early)
-        neuron, message = self.neurons[index], network.payload_of(sources)
+        message = network.payload_of(sources)
         processes = _synapses(synapse, network.shape_of(sources[0]), message)
         if isinstance(synapse, Inject):
-            into = [neuron.a_in]
+            into = [port for (port,) in self.onto[index]]
         else:
             into = [process.s_in for process in processes]
-            onto = [neuron.a_in] if len(processes) == 1 else [neuron.a_real_in, neuron.a_imag_in]
-            for process, port in zip(processes, onto, strict=True):
-                process.a_out.connect(port)
+            for ports in self.onto[index]:
+                for process, port in zip(processes, ports, strict=True):
+                    process.a_out.connect(port)
         for source in sources:
-            late = source >= by
+            late = source >= index
             # What comes late or by delay would reach the next sample; and, before the first has
             # begun, a bias makes spikes that belong to none. A chain is in the chip's own time.
             keep_out = not network.is_chain and source != INPUT and (late or longest > 0)

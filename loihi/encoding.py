@@ -7,6 +7,7 @@ payloads in the trainer, in the engines and in Lava, in whatever batch it comes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -75,30 +76,31 @@ class Encoding:
         """The smallest dtype that holds every payload."""
         return np.uint8 if self.payload[0] >= 0 else np.int16
 
-    def encode(self, x: NDArray[Any]) -> NDArray[Any]:
+    def encode(self, x: NDArray[Any], some: slice = slice(None)) -> NDArray[Any]:
         """Samples ``[N, ...]`` (events: ``[N, T, ...]``) as payloads ``[T, N, ...]``.
 
+        some: of the T steps, where the others are not wanted in memory.
         ``graded`` returns one step seen T times (stride 0): the engines notice and compute its
         synapse once.
         """
         x = np.asarray(x)
         steps = self.time_steps
-        if x.dtype.kind == "f" and not np.isfinite(x).all():
-            raise EncodingError("the data hold NaN or infinite values")
+        at = np.arange(steps)[some]
         if self.kind == "events":
-            return self._events(x)
+            return self._events(x, some)
+        _require_finite(x)
         f = self._fraction(x)
         first, last = self.payload
         if self.kind == "graded":
             one = np.floor(first + f * (last - first) + 0.5).astype(self.dtype)
-            return np.broadcast_to(one, (steps, *one.shape))
+            return np.broadcast_to(one, (len(at), *one.shape))
         if self.kind == "rate":
             count = np.floor(f * steps + 0.5)
             rank = _rate_ranks(steps, int(np.prod(x.shape[1:])), self.seed)
-            rank = rank.reshape(steps, 1, *x.shape[1:])
+            rank = rank[some].reshape(len(at), 1, *x.shape[1:])
             return (count[None] > rank).astype(np.uint8)
         step = np.floor((1.0 - f) * (steps - 1) + 0.5).astype(np.int64)
-        times = np.arange(steps).reshape(steps, *([1] * x.ndim))
+        times = at.reshape(len(at), *([1] * x.ndim))
         return ((step[None] == times) & (f * (2 * steps) >= 1.0)[None]).astype(np.uint8)
 
     def _fraction(self, x: NDArray[Any]) -> NDArray[np.float64]:
@@ -110,17 +112,25 @@ class Encoding:
         f = (x.astype(np.float64) - self.low) / (self.high - self.low)
         return np.clip(f, 0.0, 1.0)
 
-    def _events(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _events(self, x: NDArray[Any], some: slice) -> NDArray[Any]:
         if x.ndim < 3 or x.shape[1] != self.time_steps:
             raise EncodingError(
                 f"events need data [N, T, ...] with T = {self.time_steps}, found {list(x.shape)}"
             )
+        x = x[:, some]
+        _require_finite(x)
         whole = np.floor(x) if x.dtype.kind == "f" else x
         if x.dtype.kind == "f" and not np.array_equal(whole, x):
             raise EncodingError("event frames must hold whole numbers")
         return np.moveaxis(np.clip(whole, *self.payload).astype(self.dtype), 1, 0)
 
 
+def _require_finite(x: NDArray[Any]) -> None:
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        raise EncodingError("the data hold NaN or infinite values")
+
+
+@lru_cache(maxsize=1)  # the same for all slices of the time
 def _rate_ranks(steps: int, size: int, seed: int) -> NDArray[np.int64]:
     """For each of ``size`` inputs a permutation of 0..T−1; a count c spikes where rank < c."""
     draws = np.random.Generator(np.random.PCG64(seed)).random((steps, size))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from loihi.layers import FastLayer, States
 from loihi.network import INPUT, Network, NetworkError
-from loihi.reference import STATES, Trace
+from loihi.reference import STATES, Trace, wanted_states
 from loihi.synapses import Connection, Messages
 
 Seen = tuple[NDArray[np.int32] | None, NDArray[np.int32] | None, NDArray[np.int32] | None]
@@ -100,11 +100,32 @@ class Engine:
 
     def run(self, x: NDArray[Any], record: Iterable[str] = ("spikes",)) -> Trace:
         """What :func:`loihi.reference.run` returns, for payloads ``[T, N, *input_shape]``."""
-        wanted = set(record)
-        if unknown := wanted - set(STATES):
-            raise ValueError(f"cannot record {sorted(unknown)}: choose from {STATES}")
+        wanted = wanted_states(record)
         x = self.network.check_payloads(x)
-        kept: dict[str, list[NDArray[Any]]] = {
+        kept = self._room(wanted, x)
+        self._simulate([x], lambda samples: _Keep(kept, samples))
+        return self._trace(kept)
+
+    def parts(
+        self, x: Iterable[NDArray[Any]], record: Iterable[str] = ("spikes",)
+    ) -> Iterator[Trace]:
+        """:meth:`run` of samples whose time comes in parts ``[t, N, *input_shape]``: of each part
+        the trace, as :func:`loihi.reference.parts`."""
+        wanted = wanted_states(record)
+        chunks: list[_Chunk] | None = None
+        for part in x:
+            part = self.network.check_payloads(part)
+            kept = self._room(wanted, part)
+            if chunks is None:
+                chunks = self._chunks(len(part), part.shape[1], lambda samples: _Watch())
+            for chunk in chunks:
+                chunk.watch = _Keep(kept, chunk.samples)
+            self._together(part, False, chunks)
+            yield self._trace(kept)
+
+    def _room(self, wanted: set[str], x: NDArray[Any]) -> dict[str, list[NDArray[Any]]]:
+        """Arrays ``[N, T, units]`` of the states wanted, for payloads ``x``."""
+        return {
             state: [
                 np.empty(
                     (x.shape[1], len(x), layer.units),
@@ -115,7 +136,8 @@ class Engine:
             ]
             for state in STATES
         }
-        self._simulate([x], lambda samples: _Keep(kept, samples))
+
+    def _trace(self, kept: Mapping[str, Sequence[NDArray[Any]]]) -> Trace:
         states = {
             state: [
                 np.moveaxis(layer.channels_first(array), 0, 1)
@@ -176,12 +198,18 @@ class Engine:
                 raise NetworkError(
                     f"a part of the stream holds {part.shape[1]} samples, the first {samples}"
                 )
-            alone = self.threads == 1 or len(chunks) == 1
-            together = map if alone else self._workers().map
-            scores = list(together(partial(self._take, part, whole), chunks))
+            scores = self._together(part, whole, chunks)
         if chunks is None:
             raise NetworkError("the stream is empty: not even one step says how many samples")
         return scores
+
+    def _together(
+        self, part: NDArray[Any], whole: bool, chunks: Sequence[_Chunk]
+    ) -> list[NDArray[np.int64]]:
+        """All chunks through a part of time: their scores."""
+        alone = self.threads == 1 or len(chunks) == 1
+        together = map if alone else self._workers().map
+        return list(together(partial(self._take, part, whole), chunks))
 
     def _workers(self) -> ThreadPoolExecutor:
         """The threads, which begin with their first work; a forked process has to begin anew."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from loihi.errors import PumiceError
 
@@ -13,19 +15,26 @@ from loihi.errors import PumiceError
 def write(path: Path, content: bytes | memoryview) -> None:
     """``content`` into ``path`` at once: whatever happens, the old file or the new one is there.
 
-    It is written beside its place and moved there. Raises :class:`PumiceError` where that cannot
-    be done: no such folder, no permission, no space.
+    Raises :class:`PumiceError` where that cannot be done: no such folder, no permission, no space.
+    """
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, that becomes ``path`` at the end: for what comes piece by piece.
+
+    It lies beside its place and is moved there. Errors as of :func:`write`.
     """
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)  # mkstemp's are private
+            os.chmod(temporary, 0o666 & ~umask())  # mkstemp's are private
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -33,3 +42,10 @@ def write(path: Path, content: bytes | memoryview) -> None:
             raise
     except OSError as error:
         raise PumiceError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def umask() -> int:
+    """The permissions that files of this process are made without."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -7,7 +7,8 @@ it is equal, overflow included.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,18 +55,36 @@ def run(network: Network, x: NDArray[Any], record: Iterable[str] = ("spikes",)) 
     graph runs in local time, as :class:`loihi.network.Layer` says it: there is nothing before a
     sample's first step, not even the spikes that a bias causes before a reset.
     """
-    x = network.check_payloads(x)
-    if not network.is_chain:
-        return _run_graph(network, x, record)
-    steps = len(x)
-    lag = network.arrivals[-1]
-    padding = np.zeros((lag, *x.shape[1:]), dtype=x.dtype)
-    trace = stream(network, np.concatenate([x, padding]), steps + lag, record=record)
+    (trace,) = parts(network, [x], record)
+    return trace
 
-    def local(states: list[NDArray[Any]]) -> list[NDArray[Any]]:
-        return [s[a : a + steps] for s, a in zip(states, network.arrivals, strict=False)]
 
-    return Trace(local(trace.spikes), local(trace.u), local(trace.v))
+def parts(
+    network: Network, x: Iterable[NDArray[Any]], record: Iterable[str] = ("spikes",)
+) -> Iterator[Trace]:
+    """:func:`run` of samples whose time comes in parts ``[t, N, *input_shape]``: of each part the
+    trace, by which memory need not hold more than one."""
+    kept = _Record(network, wanted_states(record), network.arrivals if network.is_chain else None)
+    chip: _Chain | _Graph | None = None
+    lengths: deque[int] = deque()
+    for part in x:
+        part = network.check_payloads(part)
+        chip = chip or _at_rest(network, part.shape[1])
+        lengths.append(len(part))
+        for message in part:
+            kept.add(chip.step(message.astype(np.int64)))
+        while lengths and kept.has(lengths[0]):
+            yield kept.take(lengths.popleft(), chip.samples)
+    while lengths and chip is not None:  # the last layer of a chain is not as far yet
+        while not kept.has(lengths[0]):
+            kept.add(chip.step(np.zeros((chip.samples, *network.input_shape), dtype=np.int64)))
+        yield kept.take(lengths.popleft(), chip.samples)
+
+
+def _at_rest(network: Network, samples: int) -> _Chain | _Graph:
+    if network.is_chain:
+        return _Chain(network, samples, lambda since: since == 0)
+    return _Graph(network, samples)
 
 
 def stream(
@@ -82,80 +101,128 @@ def stream(
     Without it, nothing is ever reset but v at a spike. A :class:`~loihi.network.NetworkError` where
     the network is no chain: graphs have local time only.
     """
-    wanted = _wanted(record)
+    kept = _Record(network, wanted_states(record))
     if not network.is_chain:
         raise NetworkError("a network with branches has no hardware time yet: use reference.run")
     x = network.check_payloads(x)
-    samples = x.shape[1]
-    layers = [_State(layer, shape, samples) for layer, shape in _with_input_shapes(network)]
-    history: dict[str, list[list[NDArray[Any]]]] = {s: [[] for _ in layers] for s in STATES}
-    for t in range(1, len(x) + 1):
-        message = x[t - 1].astype(np.int64)
-        for index, (layer, arrival) in enumerate(zip(layers, network.arrivals, strict=True)):
-            if reset_interval and (t - arrival - 1) % reset_interval == 0:
+    again = reset_interval or 0
+    chip = _Chain(network, x.shape[1], lambda since: again > 0 and since % again == 0)
+    for message in x:
+        kept.add(chip.step(message.astype(np.int64)))
+    return kept.take(len(x), x.shape[1])
+
+
+_Step = list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
+"""What each layer sends in a step, and its u and v after it."""
+
+
+class _Record:
+    """Steps of every layer, until they are taken. late: how many of a layer's first ones are not
+    the sample's."""
+
+    def __init__(
+        self, network: Network, wanted: set[str], late: Sequence[int] | None = None
+    ) -> None:
+        self.shapes, self.wanted = network.shapes, wanted
+        self.sends = [np.int32 if k.neuron.graded else np.uint8 for k in network.layers]
+        self.there = [-n for n in late or [0] * len(network.layers)]
+        self.rows: dict[str, list[list[NDArray[Any]]]] = {
+            state: [[] for _ in network.layers] for state in STATES
+        }
+
+    def add(self, step: _Step) -> None:
+        for index, states in enumerate(step):
+            self.there[index] += 1
+            if self.there[index] <= 0:
+                continue
+            for state, now in zip(STATES, states, strict=True):
+                if state in self.wanted:
+                    dtype = self.sends[index] if state == "spikes" else np.int32
+                    self.rows[state][index].append(now.astype(dtype))
+
+    def has(self, steps: int) -> bool:
+        """Whether of every layer so many are there."""
+        return min(self.there) >= steps
+
+    def take(self, steps: int, samples: int) -> Trace:
+        """So many steps of every layer, the first that are there."""
+        found: dict[str, list[NDArray[Any]]] = {state: [] for state in STATES}
+        for state in self.wanted:
+            for index, (rows, shape) in enumerate(zip(self.rows[state], self.shapes, strict=True)):
+                dtype = self.sends[index] if state == "spikes" else np.int32
+                stacked = np.array(rows[:steps], dtype).reshape(steps, samples, *shape)
+                found[state].append(stacked)
+                del rows[:steps]
+        self.there = [n - steps for n in self.there]
+        return Trace(**found)
+
+
+class _Chain:
+    """A chain in hardware time. resets: whether a layer clears its state so many steps after the
+    first input can have reached it."""
+
+    def __init__(self, network: Network, samples: int, resets: Callable[[int], bool]) -> None:
+        self.samples, self.resets, self.t = samples, resets, 0
+        self.arrivals = network.arrivals
+        self.layers = [
+            _State(layer, shape, samples) for layer, shape in _with_input_shapes(network)
+        ]
+
+    def step(self, message: NDArray[np.int64]) -> _Step:
+        """One step of the chip, from 1."""
+        self.t += 1
+        done: _Step = []
+        for layer, arrival in zip(self.layers, self.arrivals, strict=True):
+            if self.resets(self.t - arrival - 1):
                 layer.reset()
             message = layer.step(message)
-            if "spikes" in wanted:
-                history["spikes"][index].append(message.astype(layer.sends))
-            if "u" in wanted:
-                history["u"][index].append(layer.u.astype(np.int32))
-            if "v" in wanted:
-                history["v"][index].append(layer.v.astype(np.int32))
-    stacked = {
-        state: [np.stack(steps) for steps in rows] if state in wanted else []
-        for state, rows in history.items()
-    }
-    return Trace(**stacked)
+            done.append((message, layer.u, layer.v))
+        return done
 
 
-def _run_graph(network: Network, x: NDArray[Any], record: Iterable[str]) -> Trace:
-    """Local time, step after step, layer after layer: the equations of a layer as they stand."""
-    wanted, samples = _wanted(record), x.shape[1]
-    rest = [np.zeros((samples, *shape), dtype=np.int64) for shape in network.shapes]
-    u, v = list(rest), list(rest)
-    history: dict[str, list[list[NDArray[Any]]]] = {s: [[] for _ in rest] for s in STATES}
-    spikes = history["spikes"]  # [layer][step], steps from 0
+class _Graph:
+    """A graph in local time, layer after layer: the equations of a layer as they stand."""
 
-    def sent(source: int, target: int, step: int) -> NDArray[np.int64]:
-        """What a synapse of ``target`` hears of ``source``; nothing before the first step."""
-        if source >= target:  # recurrent: of the step before
-            step -= 1
-        if source == INPUT:
-            return (x[step] if step >= 0 else 0 * x[0]).astype(np.int64)
-        return spikes[source][step].astype(np.int64) if step >= 0 else rest[source]
+    def __init__(self, network: Network, samples: int) -> None:
+        self.network, self.samples = network, samples
+        self.rest = [np.zeros((samples, *shape), dtype=np.int64) for shape in network.shapes]
+        self.u, self.v = list(self.rest), list(self.rest)
+        indices = range(len(network.layers))
+        longest = max(_longest_delay(s) for index in indices for s, _ in network.synapses(index))
+        # What each source has sent, the last step's at the end: as far back as delays reach.
+        self.sent: dict[int, deque[NDArray[np.int64]]] = {
+            source: deque(maxlen=1 + longest) for source in (INPUT, *indices)
+        }
 
-    for t in range(len(x)):
+    def step(self, message: NDArray[np.int64]) -> _Step:
+        """One step of all layers, each after those before it."""
+        network, u, v = self.network, self.u, self.v
+        self.sent[INPUT].append(message)
         inputs: list[NDArray[Any]] = []
+        done: _Step = []
         for index, (layer, shape) in enumerate(zip(network.layers, network.shapes, strict=True)):
-            a = rest[index]
+            a = self.rest[index]
             for synapse, sources in network.synapses(index):
                 for delay in range(1 + _longest_delay(synapse)):
-                    message = np.sum([sent(s, index, t - delay) for s in sources], axis=0)
-                    a = formats.wrap32(a + _transmit(synapse, message, delay))
+                    # An earlier layer has sent in this step, a recurrent synapse hears the one
+                    # before: the last that there is, either way. Before the first there is nothing.
+                    heard = [self.sent[s][-1 - delay] for s in sources if len(self.sent[s]) > delay]
+                    if heard:
+                        total = np.sum(heard, axis=0)
+                        a = formats.wrap32(a + _transmit(synapse, total, delay))
             if layer.carry is not None:
                 a = formats.wrap32(a + inputs[layer.carry])
             inputs.append(a)
             bias = layer.neuron.effective_bias(shape)
             assert isinstance(layer.neuron, Neuron)  # Network has checked it
             u[index], v[index], fired = step_neuron(layer.neuron, a, u[index], v[index], bias)
-            spikes[index].append(fired.astype(np.uint8))
-            for state, now in (("u", u[index]), ("v", v[index])):
-                if state in wanted:
-                    history[state][index].append(now.astype(np.int32))
-    found: dict[str, Any] = {
-        state: [
-            np.array(steps, np.uint8 if state == "spikes" else np.int32).reshape(
-                len(x), samples, *shape
-            )
-            for steps, shape in zip(rows, network.shapes, strict=True)
-            if state in wanted
-        ]
-        for state, rows in history.items()
-    }
-    return Trace(**found)
+            self.sent[index].append(fired.astype(np.int64))
+            done.append((self.sent[index][-1], u[index], v[index]))
+        return done
 
 
-def _wanted(record: Iterable[str]) -> set[str]:
+def wanted_states(record: Iterable[str]) -> set[str]:
+    """Some of :data:`STATES`, or a :class:`ValueError`."""
     wanted = set(record)
     if unknown := wanted - set(STATES):
         raise ValueError(f"cannot record {sorted(unknown)}: choose from {STATES}")
@@ -259,7 +326,6 @@ class _State:
         self.synapse, self.neuron = layer.synapse, layer.neuron
         shape = layer.synapse.output_shape(input_shape)
         self.bias = layer.neuron.effective_bias(shape)
-        self.sends = np.int32 if layer.neuron.graded else np.uint8
         self.u = np.zeros((samples, *shape), dtype=np.int64)
         self.v = np.zeros((samples, *shape), dtype=np.int64)
         self.residue = np.zeros((samples, *shape), dtype=np.int64)  # of sigma-delta neurons

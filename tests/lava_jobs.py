@@ -167,7 +167,9 @@ def run_several(folder: Path, paths: list[str], **payloads: np.ndarray) -> dict[
     def here(job: Any, *, deadline: float, **arguments: Any) -> dict[str, Any]:
         place = folder / str(len(started))
         place.mkdir()
-        found = {name: np.array(rows) for name, rows in job(place, **arguments).items()}
+        supervise._save(place, "arguments", arguments)
+        files = job(place, **supervise._load(place, "arguments", "r"))
+        found = {name: np.load(file) for name, file in files.items()}
         started[-1].stop()
         return found
 

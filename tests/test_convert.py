@@ -13,10 +13,10 @@ import pytest
 nir = pytest.importorskip("nir")
 
 from cli.main import main  # noqa: E402
-from lava_export import netx, nir_graph  # noqa: E402
+from lava_export import netx, nir_io  # noqa: E402
 from loihi import INTEGRATOR, Dense, Edge, Encoding, Layer, Network, Neuron  # noqa: E402
 
-DT = nir_graph.DT
+DT = nir_io.DT
 W = np.array([[76, -128, 3, 5], [0, 127, -2, 9], [1, 2, 3, 4]])
 NETWORK = Network(
     (4,),
@@ -65,7 +65,7 @@ def test_there_and_back(pumice: Any, tmp_path: Path) -> None:
     code, out, err = pumice("convert", first, second, "--dt", 0.001)
     assert (code, err) == (0, "")
     assert "rounding to zero, 24 bits of u and v" in out
-    assert nir_graph.read(second).network == NETWORK
+    assert nir_io.read(second).network == NETWORK
     assert nir.read(second).nodes["neurons_0"].tau[0] == pytest.approx(0.008)
     code, out, err = pumice("convert", second, third)
     assert (code, err) == (0, "")
@@ -78,7 +78,7 @@ def test_a_file_of_others(pumice: Any, theirs: Path, tmp_path: Path) -> None:
     code, text, err = pumice("convert", theirs, out, "--time-steps", 12)
     assert (code, err) == (0, "")
     network = netx.read(out)
-    found = nir_graph.read(theirs, encoding=Encoding("events", 12))
+    found = nir_io.read(theirs, encoding=Encoding("events", 12))
     assert network == found.network
     assert network.layers[0].neuron.dv == 410
     lines = text.splitlines()
@@ -113,7 +113,7 @@ def test_options(pumice: Any, theirs: Path, tmp_path: Path) -> None:
     assert {la.neuron.reset for la in network.layers} == {"soft"}
     assert "soft reset: written in pumice's own form" in " ".join(text.split())
     # a payload of 20 is an input of 1: a weight is 20 times smaller beside the same threshold
-    whole = nir_graph.read(theirs, encoding=network.encoding).network.layers[0]
+    whole = nir_io.read(theirs, encoding=network.encoding).network.layers[0]
     ratio = [la.synapse.weight / la.neuron.vth for la in (whole, network.layers[0])]
     assert np.median(np.abs(ratio[0]) / np.abs(ratio[1])) == pytest.approx(20, rel=0.1)
     assert pumice("convert", theirs, out, "--encoding", "graded")[0] == 0
@@ -142,7 +142,7 @@ def test_decays_and_biases(pumice: Any, tmp_path: Path) -> None:
 
 
 def test_metadata_can_be_ignored(pumice: Any, tmp_path: Path) -> None:
-    nir_graph.write(NETWORK, tmp_path / "a.nir")
+    nir_io.write(NETWORK, tmp_path / "a.nir")
     out = tmp_path / "b.net"
     assert pumice("convert", tmp_path / "a.nir", out, "--ignore-metadata")[0] == 0
     found = netx.read(out)
@@ -170,7 +170,7 @@ def test_graphs(suffix: str, pumice: Any, tmp_path: Path) -> None:
     netx.write(network, tmp_path / "a.net")
     out = tmp_path / f"b{suffix}"
     assert pumice("convert", tmp_path / "a.net", out)[0] == 0
-    read = netx.read(out) if suffix == ".net" else nir_graph.read(out).network
+    read = netx.read(out) if suffix == ".net" else nir_io.read(out).network
     assert read == network
 
 
@@ -202,7 +202,7 @@ def test_what_is_refused(
     """In one line, and nothing is written."""
     monkeypatch.chdir(tmp_path)
     netx.write(NETWORK, "a.net")
-    nir_graph.write(NETWORK, "a.nir")
+    nir_io.write(NETWORK, "a.nir")
     Path("text.txt").write_text("a network")
     before = {path: path.read_bytes() for path in Path().iterdir()}
     code, out, err = pumice("convert", *arguments)
@@ -218,6 +218,6 @@ def test_intels_files(name: str, netx_files: Path, pumice: Any, tmp_path: Path) 
     """Input neurons, convolutions, biases a channel, as lava-dl wrote them."""
     network = netx.read(netx_files / name)
     assert pumice("convert", netx_files / name, tmp_path / "a.nir")[0] == 0
-    assert nir_graph.read(tmp_path / "a.nir").network == network
+    assert nir_io.read(tmp_path / "a.nir").network == network
     assert pumice("convert", tmp_path / "a.nir", tmp_path / "b.net")[0] == 0
     assert netx.read(tmp_path / "b.net") == network

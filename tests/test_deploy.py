@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -325,6 +326,19 @@ def test_arguments(arguments: tuple[str, ...], words: str, tmp_path: Path) -> No
     written(vector(), tmp_path / "board")
     done = script(tmp_path / "board", "--simulate", *arguments)
     assert (done.returncode, done.stderr) == (2, f"refused: {words}\n")
+
+
+@pytest.mark.lava
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Lava's wheels import here")
+def test_a_python_that_lava_is_not_made_for(tmp_path: Path) -> None:
+    written(vector(), tmp_path / "board")
+    done = script(tmp_path / "board", "--simulate")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(
+        r"refused: Lava cannot be imported in Python 3\.1\d, its wheels ask for 3\.10 \(.*\); "
+        r"pumice deploy --simulate runs it in later ones\n",
+        done.stderr,
+    )
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:

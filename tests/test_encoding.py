@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loihi import Encoding, PumiceError
+from loihi.encoding import KINDS
 
 
 def test_graded_is_the_rounded_value_at_every_step() -> None:
@@ -79,3 +80,14 @@ def test_data_that_cannot_be_encoded() -> None:
         Encoding("graded", 4, (0, 255)).encode(np.zeros((1, 2)))
     with pytest.raises(PumiceError, match="NaN"):
         Encoding("graded", 4, (0, 255), 0, 1).encode(np.array([[np.nan]]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_steps_are_those_of_all(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (3, 7, 4)) if kind == "events" else rng.random((3, 4))
+    encoding = Encoding(kind, 7, (0, 1), *((None, None) if kind == "events" else (0.0, 1.0)))  # type: ignore[arg-type]
+    whole = encoding.encode(x)
+    assert len(np.unique(whole, axis=0)) > 1 or kind == "graded"
+    for some in (slice(0, 3), slice(2, 6), slice(5, 99), slice(3, 3)):
+        np.testing.assert_array_equal(encoding.encode(x, some), whole[some])

@@ -221,6 +221,17 @@ def test_slices_and_streams_change_nothing(
         np.testing.assert_array_equal(small.predict(x), scores)
         np.testing.assert_array_equal(small.predict(iter(parts)), scores)
         assert small.activity(iter(parts)) == whole
+        for found in (reference.parts(network, iter(parts), STATES), small.parts(parts, STATES)):
+            traces = list(found)
+            assert [len(trace.v[0]) for trace in traces] == [len(part) for part in parts]
+            joined = {
+                state: [
+                    np.concatenate(arrays)
+                    for arrays in zip(*(getattr(trace, state) for trace in traces), strict=True)
+                ]
+                for state in STATES
+            }
+            compare(network, expected, reference.Trace(**joined))
 
 
 def test_slices_are_as_long_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from lava_export import netx, seal
+from lava_export.netx import reader as netx_reader
 from loihi import (
     INTEGRATOR,
     ComplexDense,
@@ -153,7 +154,7 @@ def theirs(seed: int, path: Path, good: list[tuple[Network, bytes]]) -> str:
         other_types(path, rng)
     if rng.random() < 0.6:
         path.write_bytes(damage(path.read_bytes()[seal.BLOCK :], rng))
-    return verdict(lambda: netx._open(path), network, path)
+    return verdict(lambda: netx_reader._open(path), network, path)
 
 
 def verdict(read: Callable[[], Network], network: Network, path: Path) -> str:
@@ -217,11 +218,11 @@ def test_a_file_that_hangs_hdf5_is_refused(tmp_path: Path, monkeypatch: pytest.M
     netx.write(originals()[0], tmp_path / "m.net")
     (tmp_path / "m.net").write_bytes((tmp_path / "m.net").read_bytes()[seal.BLOCK :])
     assert netx.read(tmp_path / "m.net") == originals()[0]
-    monkeypatch.setattr(netx, "DEADLINE", 1.0)
-    monkeypatch.setattr(netx, "_in_child", lava_jobs.hang_on)
+    monkeypatch.setattr(netx_reader, "DEADLINE", 1.0)
+    monkeypatch.setattr(netx_reader, "_in_child", lava_jobs.hang_on)
     with pytest.raises(netx.NetxError, match=r"m.net: it is damaged: HDF5 does not get through"):
         netx.read(tmp_path / "m.net")
-    monkeypatch.setattr(netx, "DEADLINE", 20.0)
-    monkeypatch.setattr(netx, "_in_child", lava_jobs.die_of)
+    monkeypatch.setattr(netx_reader, "DEADLINE", 20.0)
+    monkeypatch.setattr(netx_reader, "_in_child", lava_jobs.die_of)
     with pytest.raises(netx.NetxError, match=r"m.net: it is damaged: HDF5 fails on it: .*SIGKILL"):
         netx.read(tmp_path / "m.net")

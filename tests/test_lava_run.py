@@ -258,6 +258,27 @@ def test_predict(make: Callable[[], Network], tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.predict(tmp_path / "model.net", x), expected)
 
 
+@pytest.mark.lava
+@pytest.mark.parametrize("make", [functools.partial(small, delays=True), vector])
+def test_time_in_parts(make: Callable[[], Network], tmp_path: Path) -> None:
+    """As many runs of Lava as it takes otherwise, each part as long as what was given."""
+    network = make()
+    netx.write(network, path := tmp_path / "model.net")
+    x, steps = data(network, 3), network.time_steps
+    last = len(network.layers) - 1
+    cuts = [(0, 2), (2, 3), (3, steps)]
+    given = (x[a:b] for a, b in cuts)
+    wanted = {"spikes": [0, last], "v": [last]}
+    expected = reference.run(network, x, STATES)
+    for (a, b), found in zip(
+        cuts, run.parts(network, path, given, (steps, 3), wanted), strict=True
+    ):
+        assert list(found) == [("spikes", 0), ("spikes", last), ("v", last)]
+        for (state, index), rows in found.items():
+            np.testing.assert_array_equal(rows, getattr(expected, state)[index][a:b])
+    assert expected.v[last].any()
+
+
 def recurrent_file(path: Path) -> None:
     """netx's recurrent layer, which is none of our chains: nothing clears its loop there."""
     rng = np.random.default_rng(8)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lava_export import linear
-from lava_export.linear import Delayed, Diagonal, Kernel, LinearError, Matrix
+from lava_export.nir_io import linear
+from lava_export.nir_io.linear import Delayed, Diagonal, Kernel, LinearError, Matrix
 
 
 def by_torch(maps: list[Any], x: np.ndarray) -> np.ndarray:

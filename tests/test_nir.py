@@ -22,8 +22,8 @@ nir = pytest.importorskip("nir")
 from nir_euler import simulate  # noqa: E402
 from random_networks import graphs, networks, payloads  # noqa: E402
 
-from lava_export import netx, nir_file, nir_graph  # noqa: E402
-from lava_export.nir_file import NirError  # noqa: E402
+from lava_export import netx, nir_io  # noqa: E402
+from lava_export.nir_io import NirError, hdf5, writer  # noqa: E402
 from loihi import (  # noqa: E402
     INTEGRATOR,
     Conv,
@@ -40,7 +40,7 @@ from loihi import (  # noqa: E402
 )
 from loihi.formats import STATE_MAX  # noqa: E402
 
-DT = nir_graph.DT
+DT = nir_io.DT
 CALM = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -74,17 +74,17 @@ def test_there_and_back(data: st.DataObject, tmp_path_factory: pytest.TempPathFa
     network = replace(network, layers=tuple(layers), encoding=encoding)
     dt = data.draw(st.sampled_from([1e-4, 1.0, 0.003]))
     try:
-        graph = nir_graph.to_graph(network, dt)
+        graph = nir_io.to_graph(network, dt)
     except NirError as error:
         assert "this step and of the one before" in str(error)  # noqa: PT017
         return
-    found = nir_graph.from_graph(graph)
+    found = nir_io.from_graph(graph)
     assert found.network == network
     assert found.layers == ()
     if data.draw(st.integers(0, 3)) == 0:
         path = tmp_path_factory.mktemp("nir") / "model.nir"
-        nir_graph.write(network, path, dt)
-        assert nir_graph.read(path).network == network
+        nir_io.write(network, path, dt)
+        assert nir_io.read(path).network == network
 
 
 @CALM
@@ -109,7 +109,7 @@ def test_euler_steps_are_the_chip(data: st.DataObject) -> None:
     largest = max(int(np.abs(s.astype(np.int64)).max()) for s in (*trace.u, *trace.v))
     assume(largest < STATE_MAX - 1)
     try:
-        graph = nir_graph.to_graph(network)
+        graph = nir_io.to_graph(network)
     except NirError:
         assume(False)
     found = simulate(graph, x, [f"neurons_{i}" for i in range(len(layers))])
@@ -118,7 +118,7 @@ def test_euler_steps_are_the_chip(data: st.DataObject) -> None:
         if layer.neuron.vth is not None:
             assert np.array_equal(sent, trace.spikes[i]), graph.nodes.keys()
         else:
-            unit = nir_graph._pool(network, i) or 1.0
+            unit = writer.pool_unit(network, i) or 1.0
             assert np.allclose(64 * unit * sent, trace.v[i], atol=0.5)
 
 
@@ -130,7 +130,7 @@ def test_decays_are_the_chips(du: int, dv: int, vth: int | None) -> None:
     layer = Layer(Dense(np.array([[100, -3]])), Neuron(du, dv, vth, bias=7))
     network = Network((2,), (layer,), Encoding("events", 30))
     x = np.random.default_rng(0).integers(0, 2, (30, 4, 2)).astype(np.uint8)
-    graph = nir_graph.to_graph(network)
+    graph = nir_io.to_graph(network)
     node = graph.nodes["neurons_0"]
     if hasattr(node, "tau_syn"):
         assert 1 - DT / node.tau_syn[0] == pytest.approx(1 - du / 4096, abs=1e-11)
@@ -150,7 +150,7 @@ def test_a_carried_input_is_without_its_bias() -> None:
     second = Layer(Dense(np.array([[3, 4], [5, 6]])), Neuron(4096, 0, 50), carry=0)
     network = Network((2,), (first, second), Encoding("events", 9))
     x = np.random.default_rng(0).integers(0, 2, (9, 5, 2)).astype(np.uint8)
-    found = simulate(nir_graph.to_graph(network), x, ["neurons_0", "neurons_1"])
+    found = simulate(nir_io.to_graph(network), x, ["neurons_0", "neurons_1"])
     expected = reference.run(network, x).spikes
     for index in range(2):
         assert np.array_equal(found[f"neurons_{index}"], expected[index])
@@ -178,7 +178,7 @@ def image(soft: bool = False) -> Network:
 
 def test_what_others_read(tmp_path: Path) -> None:
     """nir's own reader, types checked; written again by it, the graph is still ours."""
-    nir_graph.write(image(), tmp_path / "model.nir")
+    nir_io.write(image(), tmp_path / "model.nir")
     graph = nir.read(tmp_path / "model.nir")
     assert [type(graph.nodes[n]).__name__ for n in ("pool_1", "flatten_2", "neurons_3")] == [
         "AvgPool2d",
@@ -186,15 +186,15 @@ def test_what_others_read(tmp_path: Path) -> None:
         "CubaLI",
     ]
     nir.write(tmp_path / "again.nir", graph)
-    assert nir_graph.read(tmp_path / "again.nir").network == image()
+    assert nir_io.read(tmp_path / "again.nir").network == image()
 
 
 def test_losses() -> None:
     oblong = Layer(Conv(np.array([[[[1, 2, 3]]]])), Neuron())
-    said = " | ".join(nir_graph.losses(Network((1, 8, 9), (oblong,), Encoding("events", 3))))
+    said = " | ".join(nir_io.losses(Network((1, 8, 9), (oblong,), Encoding("events", 3))))
     assert "layer 0 conv 1@1x3: nir 1.0.8 infers wrong types" in said
     assert "soft reset" not in said
-    said = " | ".join(nir_graph.losses(image(soft=True)))
+    said = " | ".join(nir_io.losses(image(soft=True)))
     assert "layer 2 dense 48-6: NIR has no soft reset" in said
     assert "wrong types" not in said
 
@@ -229,13 +229,13 @@ SIGMA = Network((2,), (Layer(Inject(), Delta()),), Encoding("events", 4))
 )
 def test_what_nir_cannot_say_is_refused(network: Network, says: str, tmp_path: Path) -> None:
     with pytest.raises(NirError, match=says):
-        nir_graph.write(network, tmp_path / "model.nir")
+        nir_io.write(network, tmp_path / "model.nir")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("dt", [0.0, -1.0, np.inf, np.nan])
 def test_a_step_takes_time(dt: float) -> None:
-    for convert in (lambda: nir_graph.to_graph(image(), dt), lambda: made(small(), dt=dt)):
+    for convert in (lambda: nir_io.to_graph(image(), dt), lambda: made(small(), dt=dt)):
         with pytest.raises(NirError, match="a step lasts longer than 0 seconds"):
             convert()
 
@@ -243,16 +243,16 @@ def test_a_step_takes_time(dt: float) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "no" / "model.nir"
     with pytest.raises(PumiceError, match="cannot be written"):
-        nir_graph.write(image(), path)
+        nir_io.write(image(), path)
 
 
 def test_without_nir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Reading does without the package; writing says what to install."""
-    nir_graph.write(image(), tmp_path / "model.nir")
+    nir_io.write(image(), tmp_path / "model.nir")
     monkeypatch.setitem(__import__("sys").modules, "nir", None)
-    assert nir_graph.read(tmp_path / "model.nir").network == image()
+    assert nir_io.read(tmp_path / "model.nir").network == image()
     with pytest.raises(NirError, match="pip install 'nir"):
-        nir_graph.write(image(), tmp_path / "other.nir")
+        nir_io.write(image(), tmp_path / "other.nir")
 
 
 # --- our own graphs, changed by others ----------------------------------------------------------
@@ -288,36 +288,36 @@ def lost_node(graph: Any) -> str:
     "change", [changed_stride, changed_threshold, another_edge, another_node, lost_node]
 )
 def test_a_changed_graph_is_not_taken_for_ours(change: Any) -> None:
-    graph = nir_graph.to_graph(image())
+    graph = nir_io.to_graph(image())
     what = change(graph)
     with pytest.raises(NirError, match=f"{what} is not what pumice wrote there"):
-        nir_graph.from_graph(graph)
+        nir_io.from_graph(graph)
 
 
 def test_a_field_more_is_a_change() -> None:
-    graph = nir_graph.to_graph(image()).to_dict()
+    graph = nir_io.to_graph(image()).to_dict()
     graph["nodes"]["neurons_0"]["refractory"] = np.ones(3)
     with pytest.raises(NirError, match="node neurons_0 is not what pumice wrote there"):
-        nir_graph.from_graph(graph)
+        nir_io.from_graph(graph)
 
 
 def test_weights_can_be_changed() -> None:
     """To other whole numbers: they stand in the graph alone."""
-    graph = nir_graph.to_graph(image())
+    graph = nir_io.to_graph(image())
     graph.nodes["dense_2"].weight[0, 0] += 1
-    found = nir_graph.from_graph(graph).network
+    found = nir_io.from_graph(graph).network
     weight = image().layers[2].synapse.weight.copy()  # type: ignore[union-attr]
     weight[0, 0] += 1
     assert found == image().with_layer(2, replace(image().layers[2], synapse=Dense(weight)))
     graph.nodes["dense_2"].weight[0, 0] += 0.5
     with pytest.raises(NirError, match=r"weight\[0, 0\] is .*\.5: only whole .* without them"):
-        nir_graph.from_graph(graph)
+        nir_io.from_graph(graph)
 
 
 def test_without_our_metadata_the_chips_numbers_are_found_again() -> None:
     network = image()
-    graph = nir_graph.to_graph(network)
-    found = nir_graph.from_graph(graph, metadata=False, encoding=network.encoding)
+    graph = nir_io.to_graph(network)
+    found = nir_io.from_graph(graph, metadata=False, encoding=network.encoding)
     assert [r.scale for r in found.layers[:1] + found.layers[2:]] == [1, 1, 1]
     assert found.network.shapes == network.shapes
     # The integrator has its v in u; an average of (3, 30 / 20) and one of twice that are the same.
@@ -344,19 +344,19 @@ def test_without_our_metadata_the_chips_numbers_are_found_again() -> None:
     ],
 )
 def test_metadata_that_cannot_be_read(said: dict[str, Any], says: str) -> None:
-    graph = nir_graph.to_graph(image())
+    graph = nir_io.to_graph(image())
     graph.metadata["pumice"] |= said
     with pytest.raises(NirError, match=says):
-        nir_graph.from_graph(graph)
+        nir_io.from_graph(graph)
 
 
 def test_metadata_beyond_the_chip() -> None:
-    graph = nir_graph.to_graph(image())
+    graph = nir_io.to_graph(image())
     about = json.loads(graph.metadata["pumice"]["network"])
     about["layers"][0]["du"] = 5000
     graph.metadata["pumice"]["network"] = json.dumps(about)
     with pytest.raises(NirError, match=r"du is 5000, outside 0\.\.4096"):
-        nir_graph.from_graph(graph)
+        nir_io.from_graph(graph)
 
 
 # --- graphs of others ---------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def small() -> Any:
 
 
 def made(graph: Any, steps: int = 12, payload: int = 1, **options: Any) -> Any:
-    return nir_graph.from_graph(graph, encoding=Encoding("events", steps, (0, payload)), **options)
+    return nir_io.from_graph(graph, encoding=Encoding("events", steps, (0, payload)), **options)
 
 
 def assert_same(
@@ -769,7 +769,7 @@ def test_values_of_payloads(first: int) -> None:
         nir.Flatten(None, 0, -1), nir.Linear(whole(4, 75)), lif(4),
     )  # fmt: skip
     encoding = Encoding("graded", 12, (first, first + 15))
-    found = nir_graph.from_graph(graph, encoding=encoding, values=(-1.0, 1.0))
+    found = nir_io.from_graph(graph, encoding=encoding, values=(-1.0, 1.0))
     assert found.network.layers[0].neuron.bias.shape == (3, 5, 5)  # borders see less of the offset
     x = np.broadcast_to(np.random.default_rng(0).integers(0, 16, (20, 1, 5, 5)), (12, 20, 1, 5, 5))
     theirs = simulate(graph, x / 7.5 - 1, ["n1", "n4"])
@@ -798,7 +798,7 @@ def test_files_of_others(tmp_path: Path) -> None:
     )  # fmt: skip
     graph.nodes["m3"].input_type = {"input": np.array([3, 3, 3])}
     nir.write(tmp_path / "their.nir", graph)
-    found = nir_graph.read(tmp_path / "their.nir", encoding=Encoding("events", 12))
+    found = nir_io.read(tmp_path / "their.nir", encoding=Encoding("events", 12))
     assert found.network == made(graph).network
     netx.write(found.network, tmp_path / "model.net")
     assert netx.read(tmp_path / "model.net") == found.network
@@ -940,7 +940,7 @@ def test_sums_of_different_shapes_are_refused() -> None:
 def test_other_things_are_no_graph() -> None:
     for thing in (None, 3, nir.Linear(np.ones((2, 2)))):
         with pytest.raises(NirError, match="not a graph"):
-            nir_graph.from_graph(thing)  # type: ignore[arg-type]
+            nir_io.from_graph(thing)  # type: ignore[arg-type]
 
 
 # --- files that are none, or mean harm ----------------------------------------------------------
@@ -1045,7 +1045,7 @@ def edges_of_numbers(file: h5py.File) -> None:
 def test_files_that_mean_harm(change: Any, says: str, tmp_path: Path) -> None:
     path = corrupt(tmp_path / "model.nir", change)
     with pytest.raises(NirError, match=says) as caught:
-        nir_graph.read(path)
+        nir_io.read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 
@@ -1055,10 +1055,10 @@ def test_all_arrays_together_have_a_limit(monkeypatch: pytest.MonkeyPatch, tmp_p
     path = tmp_path / "model.nir"
     scales = [nir.Scale(np.zeros(2**17)) for _ in range(5)]
     nir.write(path, chain(2**17, *scales, if_(1)))
-    monkeypatch.setattr(nir_file, "LARGEST", 2**22)
+    monkeypatch.setattr(hdf5, "LARGEST", 2**22)
     assert path.stat().st_size < 2**18
     with pytest.raises(NirError, match="scale: more than 4 MB in the file"):
-        nir_graph.read(path)
+        nir_io.read(path)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
@@ -1070,19 +1070,19 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     for size in (len(content) // 3, len(content) // 2, len(content) - 100):
         cut.write_bytes(content[:size])
         with pytest.raises(NirError, match=r"cut.nir: "):
-            nir_graph.read(cut)
+            nir_io.read(cut)
     for path, says in (
         (empty, "is empty"),
         (text, "not HDF5"),
         (tmp_path / "no", "cannot be read"),
     ):
         with pytest.raises(NirError, match=says):
-            nir_graph.read(path)
-        assert not nir_file.is_nir(path)
+            nir_io.read(path)
+        assert not nir_io.is_nir(path)
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
     with pytest.raises(NirError, match="not a NIR file: node is missing"):
-        nir_graph.read(tmp_path / "other.h5")
+        nir_io.read(tmp_path / "other.h5")
 
 
 @settings(max_examples=30, deadline=None)
@@ -1098,4 +1098,4 @@ def test_scrambled_files_end_in_one_line(
     path = tmp_path_factory.mktemp("nir") / "model.nir"
     path.write_bytes(content)
     with contextlib.suppress(PumiceError):
-        nir_graph.read(path)
+        nir_io.read(path)

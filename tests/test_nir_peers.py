@@ -22,7 +22,7 @@ pytest.importorskip("nirtorch")
 
 from nir_euler import simulate  # noqa: E402
 
-from lava_export import nir_graph  # noqa: E402
+from lava_export import nir_io  # noqa: E402
 from loihi import Conv, Dense, Encoding, Layer, Network, Neuron, decide, reference  # noqa: E402
 from trainer import data  # noqa: E402
 
@@ -58,7 +58,7 @@ def agree(graph: Any, order: str, theirs: torch.Tensor, x: torch.Tensor, **optio
     """Of the last layer's spikes; theirs are Euler's, in real numbers."""
     sent = simulate(graph, x.numpy(), order.split(), soft=options.get("reset") == "soft")
     assert agreement(theirs, sent[order.split()[-1]]) > 0.999
-    found = nir_graph.from_graph(graph, encoding=SPIKES, **options)
+    found = nir_io.from_graph(graph, encoding=SPIKES, **options)
     return agreement(theirs, on_chip(found.network, x))
 
 
@@ -102,7 +102,7 @@ def test_dense(snn: Any) -> None:
         leaky(snn, 0.8, 0.15, 10),
     )  # fmt: skip
     graph, x = exported(net, 20), spikes(20)
-    network = nir_graph.from_graph(graph, encoding=SPIKES).network
+    network = nir_io.from_graph(graph, encoding=SPIKES).network
     assert network.names == ("0 dense 20-32", "1 dense 32-10")
     assert [la.neuron.dv for la in network.layers] == [410, 819]
     assert agree(graph, "1 3", by_snntorch(net, x), x) > 0.97
@@ -117,9 +117,9 @@ def test_images(snn: Any, tmp_path: Path) -> None:
     )  # fmt: skip
     graph, x = exported(net, 2, 8, 8), spikes(2, 8, 8)
     nir.write(tmp_path / "model.nir", graph)
-    found = nir_graph.read(tmp_path / "model.nir", encoding=SPIKES)
+    found = nir_io.read(tmp_path / "model.nir", encoding=SPIKES)
     assert found.network.names == ("0 conv 4@3x3", "1 dense 256-10")
-    assert found.network == nir_graph.from_graph(graph, encoding=SPIKES).network
+    assert found.network == nir_io.from_graph(graph, encoding=SPIKES).network
     assert agree(graph, "1 5", by_snntorch(net, x), x) > 0.955
 
 
@@ -128,7 +128,7 @@ def test_currents(snn: Any) -> None:
     given = {**each(0.9, 16), "alpha": torch.full((16,), 0.8), "threshold": torch.ones(16)}
     net = torch.nn.Sequential(torch.nn.Linear(20, 16), snn.Synaptic(**given))
     graph, x = exported(net, 20), spikes(20)
-    neuron = nir_graph.from_graph(graph, encoding=SPIKES).network.layers[-1].neuron
+    neuron = nir_io.from_graph(graph, encoding=SPIKES).network.layers[-1].neuron
     assert (neuron.du, neuron.dv) == (819, 410)
     assert agree(graph, "1", by_snntorch(net, x), x) > 0.985
 
@@ -141,7 +141,7 @@ def test_recurrence(snn: Any) -> None:
         leaky(snn, 0.9, 0.1, 5),
     )  # fmt: skip
     graph, x = exported(net, 20), spikes(20)
-    network = nir_graph.from_graph(graph, encoding=SPIKES).network
+    network = nir_io.from_graph(graph, encoding=SPIKES).network
     assert [sources for _, sources in network.synapses(0)] == [(-1,), (0,)]
     assert agree(graph, "1.lif 3", by_snntorch(net, x), x) > 0.93
 
@@ -152,11 +152,11 @@ def test_no_leak_and_soft_reset(snn: Any) -> None:
     soft = leaky(snn, 1.0, 0.5, 16, reset_mechanism="subtract")
     net = torch.nn.Sequential(torch.nn.Linear(20, 16), soft)
     graph, x = exported(net, 20), spikes(20)
-    found = nir_graph.from_graph(graph, encoding=SPIKES, reset="soft")
+    found = nir_io.from_graph(graph, encoding=SPIKES, reset="soft")
     assert (found.network.layers[0].neuron.dv, found.network.layers[0].neuron.reset) == (0, "soft")
     right = agreement(by_snntorch(net, x), on_chip(found.network, x))
     assert right > 0.985
-    hard = nir_graph.from_graph(graph, encoding=SPIKES)
+    hard = nir_io.from_graph(graph, encoding=SPIKES)
     assert agreement(by_snntorch(net, x), on_chip(hard.network, x)) < right - 0.02
 
 
@@ -185,7 +185,7 @@ def test_accuracy_on_digits(snn: Any) -> None:
             optimizer.step()
     theirs = by_snntorch(net, x_test.expand(10, -1, -1)).sum(0).argmax(1).numpy()
     encoding = Encoding("graded", 10, (0, 16), digits.low, digits.high)
-    found = nir_graph.from_graph(exported(net, 64), encoding=encoding, values=(0.0, 1.0))
+    found = nir_io.from_graph(exported(net, 64), encoding=encoding, values=(0.0, 1.0))
     payloads = encoding.encode(digits.x_test.reshape(len(x_test), -1))
     ours = decide(reference.predict(found.network, payloads))
     accuracy, on_grid = (float((p == digits.y_test).mean()) for p in (theirs, ours))
@@ -228,7 +228,7 @@ def test_spikingjelly_images(jelly: Any) -> None:
         neuron.LIFNode(tau=3.0, decay_input=False, v_threshold=0.2),
     )  # fmt: skip
     graph = jelly.exchange.export_to_nir(net, torch.rand(1, 1, 8, 8))
-    found = nir_graph.from_graph(graph, encoding=SPIKES)
+    found = nir_io.from_graph(graph, encoding=SPIKES)
     assert found.network.names == ("0 conv 6@3x3", "1 conv 6@6x6", "2 dense 24-10")
     x = spikes(1, 8, 8)
     assert agree(graph, "_1 _4 _7", by_jelly(jelly, net, x), x) > 0.95
@@ -265,7 +265,7 @@ def test_our_networks_in_spikingjelly(jelly: Any, tmp_path: Path) -> None:
         SPIKES,
         "spikes",
     )
-    nir_graph.write(network, tmp_path / "model.nir")
+    nir_io.write(network, tmp_path / "model.nir")
     theirs = jelly.exchange.import_from_nir(tmp_path / "model.nir")
     x, state, sent = spikes(1, 8, 8), None, []
     with torch.no_grad():
@@ -290,7 +290,7 @@ def test_our_networks_in_snntorch(snn: Any) -> None:
         "spikes",
     )
     with contextlib.redirect_stdout(io.StringIO()):
-        theirs = import_from_nir(nir_graph.to_graph(network))
+        theirs = import_from_nir(nir_io.to_graph(network))
     x, state, sent = spikes(20), None, []
     with torch.no_grad():
         for step in x:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lava_export import linear, netx
+from lava_export import netx
+from lava_export.nir_io import linear
 from loihi import Conv, Dense, Encoding, PumiceError, formats, reference
 from loihi.network import INPUT
 from loihi.quantise import LayerReport, QuantiseError, RealLayer, RealSynapse, quantise

@@ -27,6 +27,7 @@ from cli.main import main
 from trainer import cost, loop, sweep
 from trainer.config import TrainConfig
 from trainer.data import hold_out, load
+from trainer.rules import RULES
 from trainer.sweep import Plan, Space, Sweep, SweepError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,7 +138,7 @@ class TestSpace:
         whole = set(sweep.default_space(fixed).said)
         assert {"rule", "surrogate", "lr", "lr_neuron"} <= whole
         assert sweep.default_space(fixed, ["rule"]).said.keys() <= whole - {"rule"}
-        for rule in sweep.RULES:
+        for rule in RULES:
             chosen = replace(fixed, rule=rule)
             assert "lr" in sweep.default_space(chosen, ["rule"]).said
 

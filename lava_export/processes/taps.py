@@ -29,14 +29,20 @@ from lava_export.processes.soft_lif import SoftLIFModel
 class Source(AbstractProcess):
     """Sends samples from a file, one every ``interval`` steps, and zeros between and after them.
 
-    file: ``.npy`` of whole numbers ``[runs, samples, rows, *shape]``; ``index`` says which run this
-        is. repeat: the steps that a row is sent for.
+    file: ``.npy`` of whole numbers ``[rows, N, *shape]``. samples: (first, count) of the N, one
+        after the other. repeat: the steps that a row is sent for.
     """
 
     def __init__(
-        self, *, file: str, index: int, shape: tuple[int, ...], repeat: int, interval: int
+        self,
+        *,
+        file: str,
+        samples: tuple[int, int],
+        shape: tuple[int, ...],
+        repeat: int,
+        interval: int,
     ) -> None:
-        super().__init__(file=file, index=index, shape=shape, repeat=repeat, interval=interval)
+        super().__init__(file=file, samples=samples, shape=shape, repeat=repeat, interval=interval)
         self.s_out = OutPort(shape=shape)
 
 
@@ -50,7 +56,8 @@ class SourceModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.samples = np.load(proc_params["file"], mmap_mode="r")[proc_params["index"]]
+        self.rows = np.load(proc_params["file"], mmap_mode="r")
+        self.first, self.count = proc_params["samples"]
         self.repeat, self.interval = proc_params["repeat"], proc_params["interval"]
         self.silence = np.zeros(proc_params["shape"], dtype=np.int32)
 
@@ -58,8 +65,9 @@ class SourceModel(PyLoihiProcessModel):
         """One step."""
         sample, step = divmod(self.time_step - 1, self.interval)
         row = step // self.repeat
-        sends = sample < len(self.samples) and row < self.samples.shape[1]
-        self.s_out.send(self.samples[sample, row].astype(np.int32) if sends else self.silence)
+        sends = sample < self.count and row < len(self.rows)
+        now = self.rows[row, self.first + sample].astype(np.int32) if sends else self.silence
+        self.s_out.send(now)
 
 
 class _Tapped(PyLoihiProcessModel):

@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     Generator = torch.Generator | np.random.Generator
 
 
-def generator_for(seed: int, epoch: int) -> np.random.Generator:
-    """What an epoch draws from."""
-    return np.random.Generator(np.random.PCG64([seed, epoch]))
-
-
 @dataclass(frozen=True)
 class Augmentation:
     """What happens to training samples, from a text such as ``shift=0.1,rotate=10,flip``.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 import tokenize
 import zipfile
 import zlib
@@ -14,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loihi import files
+from loihi.errors import PumiceError
 from trainer.data.dataset import DataError, Dataset, checked, classes_of
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -69,27 +68,14 @@ def save(path: Path, dataset: Dataset) -> None:
     arrays: dict[str, NDArray[Any]] = {key: getattr(dataset, key) for key in KEYS}
     arrays[ABOUT] = np.array("\n".join(dataset.notes))
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                with zipfile.ZipFile(file, "w") as archive:
-                    for key, array in arrays.items():
-                        info = zipfile.ZipInfo(f"{key}.npy")  # dated 1980: same data, same bytes
-                        info.compress_type = zipfile.ZIP_DEFLATED
-                        with archive.open(info, "w", force_zip64=True) as member:
-                            np.lib.format.write_array(member, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)  # mkstemp's are private
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+        with files.writing(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for key, array in arrays.items():
+                info = zipfile.ZipInfo(f"{key}.npy")  # dated 1980: same data, same bytes
+                info.compress_type = zipfile.ZIP_DEFLATED
+                with archive.open(info, "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+    except PumiceError as error:
+        raise DataError(str(error)) from None
 
 
 def check_target(path: Path) -> None:

@@ -16,10 +16,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from lava_export.damage import UNREADABLE, too_large
 from loihi.errors import PumiceError
 
-PACKED = 2000
-"""No more times than this can a compressed array be larger than what it takes in the file."""
 LARGEST = 2**30
 """Bytes of all arrays of a file together, numbers counted as 8: so many they will take."""
 ITEMS, DEPTH = 100_000, 16
@@ -49,8 +48,7 @@ def load(path: Path) -> dict[str, Any]:
             return _load(file, path.stat().st_size)
     except PumiceError as error:
         raise NirError(f"{path}: {error}") from None
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-        # What h5py raises for a file that is cut short or scrambled depends on where it is.
+    except UNREADABLE as error:
         words = " ".join(str(error).split())
         raise NirError(f"{path}: cannot be read, it is damaged: {words}") from None
 
@@ -75,7 +73,7 @@ def is_nir(path: Path) -> bool:
             return False
         with h5py.File(path, "r") as file:
             return file.get("node", getclass=True) is h5py.Group
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+    except UNREADABLE:
         return False
 
 
@@ -110,7 +108,7 @@ class _Reader:
             raise NirError(f"{place} is an array of neither numbers nor strings")
         if item.shape is None:
             raise NirError(f"{place} is empty")
-        if item.nbytes > PACKED * item.id.get_storage_size():  # before memory is taken for it
+        if too_large(item):
             raise NirError(f"{place} is damaged: the file holds less than {list(item.shape)}")
         self._count(8 * item.size, place)
         if item.dtype.kind in "OS":

@@ -1,16 +1,15 @@
 """NIR graphs of other frameworks as layers of real neurons (:mod:`loihi.quantise`).
 
 Every layer is a node of neurons, or an output without any. What feeds it are the ways from other
-neurons, or the input, through linear nodes: each becomes one synapse (:mod:`lava_export.linear`),
-and their biases the bias of the neurons. A convolution in one dimension is one over images of one
-row, and ``(C, L)`` is ``(C, 1, L)``.
+neurons, or the input, through linear nodes: each becomes one synapse
+(:mod:`lava_export.nir_io.linear`), and their biases the bias of the neurons. A convolution in one
+dimension is one over images of one row, and ``(C, L)`` is ``(C, 1, L)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -18,18 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from lava_export import linear
-from lava_export.linear import Delayed, Diagonal, Kernel, Map, Matrix, Real
-from lava_export.nir_file import NirError, bounded, mapping, pairs
+from lava_export.nir_io import linear
+from lava_export.nir_io.hdf5 import NirError, bounded, mapping, pairs
+from lava_export.nir_io.linear import Delayed, Diagonal, Kernel, Map, Matrix, Real, sized
+from lava_export.nir_io.neurons import Decays, RealNeurons, neurons_of
+from lava_export.nir_io.nodes import (
+    NEURONS,
+    Node,
+    at,
+    check_neurons,
+    flattened,
+    padding_of,
+    pair,
+    shape_of,
+    spread,
+)
 from loihi import Encoding, formats
-from loihi.errors import PumiceError
 from loihi.network import INPUT, Shape
 from loihi.neurons import Reset
 from loihi.quantise import RealLayer, RealSynapse
 
-Decays = Literal["same", "mean"]
 CurrentBias = Literal["exact", "settled"]
-
 LINEAR: tuple[str, ...] = (
     "Affine",
     "Linear",
@@ -42,86 +50,19 @@ LINEAR: tuple[str, ...] = (
     "Scale",
     "Identity",  # ours: the ends of a graph within a graph
 )
-NEURONS = ("CubaLIF", "CubaLI", "LIF", "LI", "IF", "I", "Threshold")
 NODES = 4096
 """No more nodes than this in a graph."""
 ROW = 64
 """No more linear nodes than this in a row, and no more ways between two layers of neurons."""
-
-
-@contextmanager
-def _at(name: str) -> Iterator[None]:
-    """Errors from here say which node."""
-    try:
-        yield
-    except PumiceError as error:
-        text = str(error)
-        raise NirError(text if name in text else f"node {name}: {text}") from None
-
-
-class _Node:
-    """A node; whatever is asked of it is checked, and named in the error."""
-
-    def __init__(self, name: str, kind: str, fields: Mapping[str, Any]) -> None:
-        self.name, self.kind, self.fields = name, kind, fields
-
-    def error(self, text: str) -> NirError:
-        return NirError(f"node {self.name} ({self.kind}): {text}")
-
-    def array(self, key: str, infinite: bool = False) -> Real:
-        """Real numbers."""
-        if self.fields.get(key) is None:
-            raise self.error(f"{key} is missing")
-        try:
-            array = np.asarray(self.fields[key])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise self.error(f"{key} are no numbers: {error}") from None
-        if array.dtype.kind not in "biuf":
-            raise self.error(f"{key} are no numbers")
-        array = array.astype(np.float64)
-        bad = np.isnan(array) if infinite else ~np.isfinite(array)
-        if bad.any():
-            raise self.error(f"{key} holds {array[bad].flat[0]}")
-        if not array.size:
-            raise self.error(f"{key} is empty")
-        return array
-
-    def weight(self, dimensions: int) -> Real:
-        """Its weight, of so many dimensions."""
-        weight = self.array("weight")
-        if weight.ndim != dimensions:
-            raise self.error(f"weight has shape {list(weight.shape)}, not {dimensions} axes")
-        return weight
-
-    def integers(self, key: str, low: int, count: int) -> tuple[int, ...]:
-        """One whole number for each axis; a single one is for all."""
-        array = self.array(key).reshape(-1)
-        if array.size not in (1, count) or (array != np.floor(array)).any():
-            raise self.error(f"{key} is {_listed(array)}: whole numbers, one or {count}")
-        if not (low <= array.min() and array.max() <= 2**15):
-            raise self.error(f"{key} is {_listed(array)}: use {low}..{2**15}")
-        return tuple(int(n) for n in np.broadcast_to(array, (count,)))
-
-
-@dataclass(frozen=True)
-class _Real:
-    """Neurons of a node, normalised: reset to 0, one threshold.
-
-    gain: what an input of 1 adds to u or v, one number or one a neuron. settle: what of a constant
-    input of 1 is in v in each step, when u has settled.
-    """
-
-    du: float
-    dv: float
-    threshold: float | None
-    gain: Real
-    settle: Real
-    bias: Real
-    notes: tuple[str, ...]
-
-
 Term = tuple[tuple[str, ...], tuple[str, ...]]
 """A way into neurons: the nodes it comes from, and the linear nodes that it goes through."""
+CLOCK = "spikes in every step, to bring the bias that flows into u in NIR"
+SETTLED = (
+    "its bias flows into u in NIR, and into v here, as large as it is when u has settled: the "
+    "first steps differ"
+)
+_ONE = (np.ones(1), np.ones(1))
+SUMS = "an output without neurons: an integrator, which adds up its input"
 
 
 class Reader:
@@ -139,7 +80,7 @@ class Reader:
     ) -> None:
         self.dt, self.reset, self.decays, self.bias = dt, reset, decays, bias
         self.unit, self.offset = _units(encoding, values)
-        self.nodes: dict[str, _Node] = {}
+        self.nodes: dict[str, Node] = {}
         edges = self._flatten(graph, "", 0)
         self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
         self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
@@ -192,7 +133,7 @@ class Reader:
                 raise NirError(f"node {name}: type {kind!r} is nothing that pumice knows of NIR")
             if len(self.nodes) == NODES:
                 raise NirError(f"more than {NODES} nodes")
-            self.nodes[name] = _Node(name, kind, fields)
+            self.nodes[name] = Node(name, kind, fields)
             ways[str(key)] = name, name
         for a, b in pairs(graph.get("edges")):
             for end in (a, b):
@@ -232,30 +173,30 @@ class Reader:
 
     def _infer_shapes(self) -> None:
         """Of everything that a node gives, from the input on; a loop is fed from its outside."""
-        shape = _shape(self.nodes[self.input], "shape")
+        shape = shape_of(self.nodes[self.input], "shape")
         self.shapes[self.input] = self.kept[self.input] = shape
         todo = [self.input]
         while todo:
             feeding = todo.pop()
             for name in self.after[feeding]:
                 node = self.nodes[name]
-                with _at(name):
+                with at(name):
                     shapes = self._given(node, self.shapes[feeding], self.kept[feeding])
                 if name not in self.shapes:
                     self.shapes[name], self.kept[name] = shapes
                     todo.append(name)
                 elif shapes[0] != self.shapes[name]:
                     raise node.error(
-                        f"it is fed {_size(self.shapes[feeding])} by {feeding}, which does not fit "
+                        f"it is fed {sized(self.shapes[feeding])} by {feeding}, which does not fit "
                         "what else feeds it"
                     )
 
-    def _given(self, node: _Node, shape: Shape, kept: Shape) -> tuple[Shape, Shape]:
+    def _given(self, node: Node, shape: Shape, kept: Shape) -> tuple[Shape, Shape]:
         """What a node gives when it is fed ``shape``, which layers have as ``kept``."""
         if node.kind == "Flatten":
-            return _flattened(node, shape), kept
+            return flattened(node, shape), kept
         if node.kind in NEURONS:
-            _check_neurons(node, kept)
+            check_neurons(node, kept)
         maps = self._maps(node, shape, kept) if node.kind in LINEAR else ()
         out = kept
         for one in maps:
@@ -263,14 +204,14 @@ class Reader:
         moved = any(isinstance(one, Matrix | Kernel) for one in maps)
         return (out if moved else shape), out
 
-    def _maps(self, node: _Node, shape: Shape, kept: Shape) -> tuple[Map, ...]:
+    def _maps(self, node: Node, shape: Shape, kept: Shape) -> tuple[Map, ...]:
         """A linear node as maps, without its bias."""
         key = (node.name, shape, kept)
         if key not in self._made:
             self._made[key] = self._make(node, shape, kept)
         return self._made[key]
 
-    def _make(self, node: _Node, shape: Shape, kept: Shape) -> tuple[Map, ...]:
+    def _make(self, node: Node, shape: Shape, kept: Shape) -> tuple[Map, ...]:
         name = node.name
         if node.kind in ("Flatten", "Identity"):
             return ()
@@ -278,34 +219,34 @@ class Reader:
             return (Matrix(name, node.weight(2)),)
         if node.kind in ("Scale", "Delay"):
             key = node.kind.lower()
-            array = _spread(node, key, node.array(key), kept)
+            array = spread(node, key, node.array(key), kept)
             if node.kind == "Scale":
                 return (Diagonal(name, array),)
             return (Delayed(name, self._steps(node, array)),)
         if shape != kept:
-            raise node.error(f"it is fed what was {_size(kept)} before it was flattened")
+            raise node.error(f"it is fed what was {sized(kept)} before it was flattened")
         if len(shape) != 3:
-            raise node.error(f"it takes images (C, H, W), it is fed {_size(shape)}")
+            raise node.error(f"it takes images (C, H, W), it is fed {sized(shape)}")
         if node.kind in ("SumPool2d", "AvgPool2d"):
             kernel = node.integers("kernel_size", 1, 2)
             stride, padding = node.integers("stride", 1, 2), node.integers("padding", 0, 2)
             part = 1.0 if node.kind == "SumPool2d" else 1 / prod(kernel)
             bounded(name, shape[0] * prod(kernel))
             weight = np.full((shape[0], 1, *kernel), part)
-            return (Kernel(name, weight, _pair(stride), _pair(padding), groups=shape[0]),)
+            return (Kernel(name, weight, pair(stride), pair(padding), groups=shape[0]),)
         axes = 1 if node.kind == "Conv1d" else 2
         weight = node.weight(2 + axes)
         stride, dilation = node.integers("stride", 1, axes), node.integers("dilation", 1, axes)
-        padding = _padding(node, weight.shape[2:], stride, dilation)
+        padding = padding_of(node, weight.shape[2:], stride, dilation)
         if axes == 1:  # an image of one row
             weight = weight[:, :, None]
             stride, padding, dilation = (1, *stride), (0, *padding), (1, *dilation)
         (groups,) = node.integers("groups", 1, 1)
         if weight.shape[0] % groups:
             raise node.error(f"{weight.shape[0]} channels do not divide into {groups} groups")
-        return (Kernel(name, weight, _pair(stride), _pair(padding), _pair(dilation), groups),)
+        return (Kernel(name, weight, pair(stride), pair(padding), pair(dilation), groups),)
 
-    def _steps(self, node: _Node, seconds: Real) -> NDArray[np.int64]:
+    def _steps(self, node: Node, seconds: Real) -> NDArray[np.int64]:
         steps = np.rint(seconds / self.dt)
         if steps.min() < 0 or steps.max() > formats.DELAY_MAX:
             worst = steps.max() if steps.min() >= 0 else steps.min()
@@ -353,12 +294,12 @@ class Reader:
                 total = given if total is None else total + given
         return total
 
-    def _given_constant(self, node: _Node) -> Real | None:
+    def _given_constant(self, node: Node) -> Real | None:
         constant, name = self._constant(node.name), node.name
         feeding = self.before[name][0]
         if constant is not None:
             maps = self._maps(node, self.shapes[feeding], self.kept[feeding])
-            with _at(name):
+            with at(name):
                 constant = linear.apply(maps, constant)
         if node.kind not in ("Affine", "Conv1d", "Conv2d") or node.fields.get("bias") is None:
             return constant
@@ -388,7 +329,7 @@ class Reader:
             index[name] = max(index.values()) + 1 + self._clocked(*reals[name])
         made: list[RealLayer] = []
         for name in order:
-            with _at(name):
+            with at(name):
                 made += self._layer(name, ways[name], index, *reals[name])
         return made, self.kept[self.input]
 
@@ -445,16 +386,16 @@ class Reader:
                     todo.append(after)
         return found
 
-    def _real(self, name: str) -> tuple[_Real, Real | None]:
+    def _real(self, name: str) -> tuple[RealNeurons, Real | None]:
         """A layer's neurons, and the constant that flows into them."""
         node = self.nodes[name]
-        with _at(name):
+        with at(name):
             constant = self._constant(name)
             if node.kind == "Output":
-                return _Real(1.0, 0.0, None, *_ONE, np.zeros(1), (SUMS,)), constant
-            return self._neuron(node, self.kept[name]), constant
+                return RealNeurons(1.0, 0.0, None, *_ONE, np.zeros(1), (SUMS,)), constant
+            return neurons_of(node, self.kept[name], self.dt, self.reset, self.decays), constant
 
-    def _clocked(self, real: _Real, constant: Real | None) -> bool:
+    def _clocked(self, real: RealNeurons, constant: Real | None) -> bool:
         """Whether a constant has to come by a synapse: the chip adds biases to v, past the current
         that it flows into here."""
         filtered = np.rint(formats.DECAY_ONE * real.du) < formats.DECAY_ONE
@@ -465,7 +406,7 @@ class Reader:
         name: str,
         terms: Sequence[Term],
         index: Mapping[str, int],
-        real: _Real,
+        real: RealNeurons,
         constant: Real | None,
     ) -> list[RealLayer]:
         """The layer; before it, where it is needed, one that spikes in every step."""
@@ -502,7 +443,7 @@ class Reader:
         return [*before, layer]
 
     def _synapses(
-        self, node: _Node, terms: Sequence[Term], index: Mapping[str, int]
+        self, node: Node, terms: Sequence[Term], index: Mapping[str, int]
     ) -> list[RealSynapse]:
         """One for each way, those of the same sources in one where they are matrices."""
         found: list[RealSynapse] = []
@@ -535,7 +476,7 @@ class Reader:
                 maps += new
             merged, delay = linear.merge(maps, shape)
             if prod(kept) != prod(self.kept[node.name]):
-                raise node.error(f"it is fed {_size(kept)}, and has {_size(self.kept[node.name])}")
+                raise node.error(f"it is fed {sized(kept)}, and has {sized(self.kept[node.name])}")
             found.append(self._synapse(merged, delay, tuple(index[s] for s in sources)))
         return _joined(found)
 
@@ -553,7 +494,7 @@ class Reader:
             weight, sources, None, merged.stride, merged.padding, merged.dilation, merged.groups
         )
 
-    def _scaled(self, node: _Node, synapse: RealSynapse, gain: Real) -> RealSynapse:
+    def _scaled(self, node: Node, synapse: RealSynapse, gain: Real) -> RealSynapse:
         """With a factor for each neuron, or one for all."""
         if gain.size == 1:
             return replace(synapse, weight=synapse.weight * gain.reshape(()))
@@ -567,101 +508,9 @@ class Reader:
             )
         return replace(synapse, weight=synapse.weight * channels[:, :1, None, None])
 
-    # -- neurons
-
-    def _neuron(self, node: _Node, shape: Shape) -> _Real:
-        spiking = node.kind in ("CubaLIF", "LIF", "IF", "Threshold")
-        zero, one = np.zeros(1), np.ones(1)
-        notes: tuple[str, ...] = ()
-
-        def field(key: str, default: Real | None = None, infinite: bool = False) -> Real:
-            if default is not None and node.fields.get(key) is None:
-                return default
-            return _spread(node, key, node.array(key, infinite), shape)
-
-        def filtered(
-            tau_key: str, factor_key: str, default: Real | None = None
-        ) -> tuple[Real, Real]:
-            """The share that a step loses, and what an input of 1 adds in it."""
-            tau = field(tau_key, infinite=True)
-            factor = field(factor_key, default, infinite=True)
-            if (tau <= 0).any():
-                raise node.error(f"{tau_key} is {tau.min():g}: time constants are positive")
-            endless = np.isinf(tau)
-            if (np.isinf(factor) & ~endless).any():
-                raise node.error(f"{factor_key} is infinite")
-            if (endless & np.isfinite(factor)).any():
-                raise node.error(f"{tau_key} is infinite: no input ever arrives (IF, I do that)")
-            share = self.dt / tau  # 0 where tau is infinite
-            if share.max() * formats.DECAY_ONE >= formats.DECAY_ONE + 0.5:
-                raise node.error(
-                    f"{tau_key} is {tau.min():g} s, shorter than a step of {self.dt:g} s: "
-                    "give the dt that the graph was made for"
-                )
-            # snnTorch writes a decay of none as infinity twice, τ/dt for the factor.
-            with np.errstate(invalid="ignore"):
-                return share, np.where(endless, 1.0, factor * share)
-
-        def same(key: str, share: Real) -> float:
-            nonlocal notes
-            rounded = np.rint(formats.DECAY_ONE * share)
-            if (rounded != rounded.flat[0]).any():
-                if self.decays != "mean":
-                    raise node.error(
-                        f"{key} differs between its neurons: decays of {share.min():.4g} to "
-                        f"{share.max():.4g} a step, and a layer of the chip has one (their mean "
-                        "with decays=mean)"
-                    )
-                notes += (f"{key}: the mean of decays of {share.min():.4g} to {share.max():.4g}",)
-            return float(np.mean(share))
-
-        du, dv, gain, leak = 1.0, 0.0, one, zero
-        settle_u: Real = one
-        if node.kind in ("CubaLIF", "CubaLI"):
-            share_u, gain_u = filtered("tau_syn", "w_in", one)
-            share, gain_v = filtered("tau_mem", "r")
-            du, dv = same("tau_syn", share_u), same("tau_mem", share)
-            gain = gain_u * gain_v
-            with np.errstate(divide="ignore"):
-                settle_u = np.where(np.rint(formats.DECAY_ONE * share_u) > 0, 1 / share_u, np.inf)
-            leak = share * field("v_leak")
-        elif node.kind in ("LIF", "LI"):
-            share, gain = filtered("tau", "r")
-            dv = same("tau", share)
-            leak = share * field("v_leak")
-        elif node.kind in ("IF", "I"):
-            share, gain = zero, self.dt * field("r")
-        else:  # Threshold: what enters in a step, and no more
-            share, dv = one, 1.0
-        if not spiking:
-            return _Real(du, dv, None, gain, _settled(gain, settle_u), leak, notes)
-        threshold = field("threshold" if node.kind == "Threshold" else "v_threshold")
-        rest = zero if node.kind == "Threshold" else field("v_reset", zero)
-        if self.reset == "soft" and rest.any():
-            raise node.error(
-                f"v_reset is {rest[rest != 0].flat[0]:g}: a soft reset takes the threshold off"
-            )
-        threshold, leak = threshold - rest, leak - share * rest  # v − v_reset in place of v
-        if (threshold < 0).any():
-            raise node.error("v_threshold is below v_reset" if rest.any() else "threshold below 0")
-        common = float(threshold.max())
-        if (threshold == common).all():
-            factor = one
-        elif (threshold == 0).any():
-            raise node.error("thresholds of 0 and others in one layer")
-        else:
-            factor = common / threshold
-        gain, leak = gain * factor, leak * factor
-        return _Real(du, dv, common, gain, _settled(gain, settle_u), leak, notes)
-
-
-def _settled(gain: Real, settle: Real) -> Real:
-    with np.errstate(invalid="ignore"):  # 0 · ∞: nothing enters, and nothing settles
-        return gain * settle
-
 
 def _clock(
-    node: _Node, flowing: Real, fed_as: RealSynapse, index: int
+    node: Node, flowing: Real, fed_as: RealSynapse, index: int
 ) -> tuple[RealLayer, RealSynapse]:
     """Neurons that spike in every step, whatever they are fed, and the synapse by which they bring
     ``flowing``: as many as it takes to keep that among the other weights."""
@@ -685,15 +534,6 @@ def _clock(
     return clock, RealSynapse(weight, (index,))
 
 
-CLOCK = "spikes in every step, to bring the bias that flows into u in NIR"
-SETTLED = (
-    "its bias flows into u in NIR, and into v here, as large as it is when u has settled: the "
-    "first steps differ"
-)
-_ONE = (np.ones(1), np.ones(1))
-SUMS = "an output without neurons: an integrator, which adds up its input"
-
-
 def _units(encoding: Encoding, values: tuple[float, float] | None) -> tuple[float, float]:
     """A payload p stands for p · unit + offset."""
     if values is None:
@@ -704,81 +544,6 @@ def _units(encoding: Encoding, values: tuple[float, float] | None) -> tuple[floa
     first, last = encoding.payload
     unit = (high - low) / (last - first)
     return unit, low - first * unit
-
-
-def _shape(node: _Node, key: str) -> Shape:
-    array = node.array(key)
-    if array.ndim > 1 or (array != np.floor(array)).any() or not (array > 0).all():
-        raise node.error(f"{key} is {_listed(array)}: whole numbers, one for each axis")
-    if array.max() > 2**31 or array.prod() > linear.LARGEST:
-        raise node.error(f"{key} is {_listed(array)}: too large")
-    return _layers_shape(node, tuple(int(n) for n in array.reshape(-1)))
-
-
-def _layers_shape(node: _Node, shape: Shape) -> Shape:
-    """``(features,)`` or ``(C, H, W)``; ``(C, L)``, of one dimension in space, is a row."""
-    if len(shape) not in (1, 2, 3):
-        raise node.error(
-            f"shape {list(shape)}: pumice has (features,), (C, L) and (C, H, W), without an axis "
-            "for samples"
-        )
-    return (shape[0], 1, shape[1]) if len(shape) == 2 else shape
-
-
-def _flattened(node: _Node, shape: Shape) -> Shape:
-    """What Flatten makes of it; axes count without samples."""
-    said = node.fields.get("input_type")
-    axes = list(shape)
-    if said is not None and (given := np.atleast_1d(node.array("input_type"))).size == 2:
-        axes = [int(n) for n in given]  # (C, L), which is a row here
-    try:
-        first, last = (
-            range(len(axes))[int(np.asarray(node.fields.get(key, default)).reshape(()))]
-            for key, default in (("start_dim", 1), ("end_dim", -1))
-        )
-    except (IndexError, TypeError, ValueError):
-        raise node.error(f"start_dim and end_dim do not fit {_size(shape)}") from None
-    if prod(axes) != prod(shape) or first > last:
-        raise node.error(f"input_type {axes}, start_dim and end_dim do not fit {_size(shape)}")
-    flat = (*axes[:first], prod(axes[first : last + 1]), *axes[last + 1 :])
-    return _layers_shape(node, flat)
-
-
-def _padding(
-    node: _Node, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> tuple[int, ...]:
-    said = node.fields.get("padding")
-    if isinstance(said, bytes):
-        said = said.decode(errors="replace")
-    if not isinstance(said, str):
-        return node.integers("padding", 0, len(kernel))
-    if said == "valid":
-        return (0,) * len(kernel)
-    reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-    if said != "same" or max(stride) > 1 or any(r % 2 for r in reach):
-        raise node.error(f"padding {said!r} is not one and the same number on both sides")
-    return tuple(r // 2 for r in reach)
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    first, second = values
-    return first, second
-
-
-def _spread(node: _Node, key: str, array: Real, shape: Shape) -> Real:
-    """``array`` as one number for each of ``shape``: it holds one, or all, flattened or not."""
-    if array.size == 1:
-        return np.broadcast_to(array.reshape(()), shape)
-    if array.size != prod(shape):
-        raise node.error(f"{key} has shape {list(array.shape)}, it is fed {_size(shape)}")
-    return array.reshape(shape)
-
-
-def _check_neurons(node: _Node, shape: Shape) -> None:
-    """That what neurons say of their number is what they are fed."""
-    for key in ("tau", "tau_mem", "r", "v_threshold", "threshold"):
-        if node.fields.get(key) is not None:
-            _spread(node, key, node.array(key, infinite=True), shape)
 
 
 def _over(factor: Real, shape: Shape) -> Real:
@@ -823,11 +588,3 @@ def _loops(feeding: Mapping[str, set[str]], names: Sequence[str]) -> dict[str, i
     edges = sparse.coo_matrix((np.ones(len(pairs)), (rows, columns)), (len(names), len(names)))
     _, loop = sparse.csgraph.connected_components(edges, connection="strong")
     return dict(zip(names, loop.tolist(), strict=True))
-
-
-def _listed(array: Real) -> str:
-    return ", ".join(f"{n:g}" for n in array.reshape(-1)[:4])
-
-
-def _size(shape: Sequence[int]) -> str:
-    return "x".join(str(n) for n in shape)

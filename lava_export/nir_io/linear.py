@@ -43,7 +43,7 @@ class Matrix:
         """``(out,)``."""
         out, features = self.weight.shape
         if features != prod(shape):
-            raise LinearError(f"{self.name} takes {features} numbers, it is fed {_size(shape)}")
+            raise LinearError(f"{self.name} takes {features} numbers, it is fed {sized(shape)}")
         return (out,)
 
     def apply(self, x: Real) -> Real:
@@ -68,7 +68,7 @@ class Kernel:
         if len(shape) != 3 or shape[0] != per_group * self.groups:
             raise LinearError(
                 f"{self.name} takes images of {per_group * self.groups} channels, it is fed "
-                f"{_size(shape)}"
+                f"{sized(shape)}"
             )
         height, width = (
             (n + 2 * p - d * (k - 1) - 1) // s + 1
@@ -77,10 +77,10 @@ class Kernel:
             )
         )
         if min(height, width) < 1:
-            raise LinearError(f"the kernel of {self.name} does not fit {_size(shape)}")
+            raise LinearError(f"the kernel of {self.name} does not fit {sized(shape)}")
         padded = prod(n + 2 * p for n, p in zip(shape[1:], self.padding, strict=True))
         if max(shape[0], out) * max(padded, height * width) > LARGEST:
-            raise LinearError(f"{self.name} pads {_size(shape)} by {self.padding}: too large")
+            raise LinearError(f"{self.name} pads {sized(shape)} by {self.padding}: too large")
         return out, height, width
 
     @property
@@ -154,7 +154,7 @@ class Diagonal:
         """The same."""
         if shape != self.factor.shape:
             raise LinearError(
-                f"{self.name} scales {_size(self.factor.shape)}, it is fed {_size(shape)}"
+                f"{self.name} scales {sized(self.factor.shape)}, it is fed {sized(shape)}"
             )
         return shape
 
@@ -181,7 +181,7 @@ class Delayed:
         """The same."""
         if shape != self.steps.shape:
             raise LinearError(
-                f"{self.name} delays {_size(self.steps.shape)}, it is fed {_size(shape)}"
+                f"{self.name} delays {sized(self.steps.shape)}, it is fed {sized(shape)}"
             )
         return shape
 
@@ -364,5 +364,6 @@ def _bounded(name: str, rows: int, columns: int) -> None:
         raise LinearError(f"{name}: merged they are a matrix of {rows} x {columns}: too large")
 
 
-def _size(shape: Shape) -> str:
+def sized(shape: Shape) -> str:
+    """``3x32x32``, for an error."""
     return "x".join(str(n) for n in shape)
