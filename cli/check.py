@@ -12,7 +12,7 @@ import typer
 
 from cli import networks
 from cli.networks import Model
-from cli.output import Json, Result, coloured, table
+from cli.output import Json, Result, coloured, headed, stacked, table
 from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def run(
         parts.append(_lines(report.partition.picture(width)))
     if counts is not None:
         parts += [_counted(counts), _modelled(counts, on), _neurobench(counts, static)]
-    return Result(answer, _below(parts), report.ok)
+    return Result(answer, stacked(parts), report.ok)
 
 
 def _chip(name: ChipName | None, board: Path | None, figures: list[str]) -> Chip:
@@ -173,7 +173,7 @@ def _modelled(counts: Counts, on: Chip) -> RenderableType:
         ("time", time),
         ("figures", f"{on.cost_source}; static power, input and output are not in it"),
     ]
-    return _headed(f"on {model.chip}, modelled from counted operations", table(rows))
+    return headed(f"on {model.chip}, modelled from counted operations", table(rows))
 
 
 def _neurobench(counts: Counts, static: dict[str, Any]) -> RenderableType:
@@ -185,7 +185,7 @@ def _neurobench(counts: Counts, static: dict[str, Any]) -> RenderableType:
         ("effective MACs a sample", f"{counts.effective_macs:,.1f}"),
         ("dense synaptic operations", f"{counts.dense:,.1f}"),
     ]
-    return _headed("NeuroBench's metrics", table(rows))
+    return headed("NeuroBench's metrics", table(rows))
 
 
 def _si(value: float, unit: str) -> str:
@@ -200,16 +200,3 @@ def _lines(text: str) -> RenderableType:
     from rich.text import Text
 
     return Text(text, no_wrap=True, overflow="ignore")
-
-
-def _headed(heading: str, part: RenderableType) -> RenderableType:
-    from rich.console import Group
-
-    return Group(_lines(heading), part)
-
-
-def _below(parts: list[RenderableType]) -> RenderableType:
-    """One below the other, an empty line between."""
-    from rich.console import Group
-
-    return Group(parts[0], *(part for given in parts[1:] for part in ("", given)))

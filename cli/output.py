@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -22,6 +23,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import RenderableType
     from rich.text import Text
+
+
+class Exit(IntEnum):
+    """How a command ends; docs/cli.md says when."""
+
+    ok = 0
+    failed = 1
+    usage = 2
+    interrupted = 130
+
+
+class Loudness(IntEnum):
+    """How much is said on stderr."""
+
+    quiet = 0
+    normal = 1
+    verbose = 2
+
+
+_loudness = Loudness.normal
+
+
+def set_loudness(loudness: Loudness) -> None:
+    """For this command and what it calls."""
+    global _loudness
+    _loudness = loudness
+
+
+def is_verbose() -> bool:
+    """Whether all there is to say is wanted."""
+    return _loudness is Loudness.verbose
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -50,7 +83,19 @@ class Result:
 
 
 def log(line: str) -> None:
-    """A line on stderr, for whoever is waiting."""
+    """A line on stderr, for whoever is waiting; not with --quiet."""
+    if _loudness is not Loudness.quiet:
+        complain(line)
+
+
+def detail(line: str) -> None:
+    """A line on stderr with --verbose alone."""
+    if is_verbose():
+        complain(line)
+
+
+def complain(line: str) -> None:
+    """A line on stderr in any case: what went wrong."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -72,6 +117,21 @@ def coloured(text: str, colour: str) -> Text:
     return Text(text, colour)
 
 
+def headed(heading: str, part: RenderableType) -> RenderableType:
+    """A part under a line that says what it is."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(heading), part)
+
+
+def stacked(parts: Sequence[RenderableType]) -> RenderableType:
+    """One below the other, an empty line between."""
+    from rich.console import Group
+
+    return Group(parts[0], *(part for given in parts[1:] for part in ("", given)))
+
+
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, if that is a terminal; the function takes how much is done of ``total``."""
@@ -79,7 +139,9 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    silent = not console.is_terminal or _loudness is Loudness.quiet
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
 

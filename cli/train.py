@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.data import recordings
-from cli.output import Json, Result, log, progress, table
+from cli.output import Json, Result, detail, log, progress, table
 from loihi.errors import PumiceError
 from trainer.config import TrainConfig, parsed
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "pumice train --data mnist --model mlp --rule sltt --time-steps 16 --out runs/mnist"
 MODEL = "model.net"
+TENSORBOARD = "tensorboard"
 DEFAULTS = TrainConfig()
 
 
@@ -46,6 +49,13 @@ class InputEncoding(str, Enum):
     rate = "rate"
     latency = "latency"
     events = "events"
+
+
+def _presets(begin: str) -> list[str]:
+    """For the shell's completion."""
+    from trainer import presets
+
+    return [name for name in presets.names() if name.startswith(begin)]
 
 
 def run(
@@ -109,6 +119,14 @@ def run(
     config: Annotated[
         Path | None, typer.Option(help="A config.toml; options given as well come before it.")
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Settings with a name, a paper's or ours (docs/training.md); options come before.",
+            metavar="NAME",
+            autocompletion=_presets,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run folder; runs/DATA-MODEL-RULE by default.")
     ] = None,
@@ -122,6 +140,10 @@ def run(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder.")
+    ] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option("--tensorboard", help="Also write the curves for TensorBoard, if it is here."),
     ] = False,
     _json: Json = False,
 ) -> Result:
@@ -150,7 +172,9 @@ def run(
     given |= _more(settings_ or [])
     if resume and out is None:
         raise PumiceError("--resume needs --out, the folder of the run to go on with")
-    settings = _settings(given, config, out if resume else None)
+    if config is not None and preset is not None:
+        raise PumiceError("--config and --preset: give one of them; --set changes single settings")
+    settings = _settings(given, config, out if resume else None, preset)
     if out is None:
         parts = (Path(settings.data).stem, settings.model, settings.rule)
         out = Path("runs", re.sub(r"[^\w.-]+", "_", "-".join(parts)))
@@ -160,7 +184,15 @@ def run(
         dataset = load(settings.data, on_progress=advance)
     for note in dataset.notes:
         log(f"{dataset.name}: {note}")
-    done = train(settings, dataset, out, resume)
+    for name, value in settings.to_dict().items():
+        detail(f"{name} = {value}")
+    if tensorboard:
+        from trainer.tensorboard import Curves
+
+        with Curves(out / TENSORBOARD) as curves:
+            done = train(settings, dataset, out, resume, curves.add)
+    else:
+        done = train(settings, dataset, out, resume)
     if int(os.environ.get("RANK", "0")):
         raise typer.Exit  # of several processes, the first answers
     samples = done.metrics[-1]["test_samples"]
@@ -182,7 +214,13 @@ def run(
     return Result(answer, table(rows))
 
 
-def train(settings: TrainConfig, dataset: Dataset, out: Path, resume: bool = False) -> TrainResult:
+def train(
+    settings: TrainConfig,
+    dataset: Dataset,
+    out: Path,
+    resume: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda metrics: None,
+) -> TrainResult:
     """Train with a line an epoch on stderr, and leave ``model.net`` in the run folder."""
     from lava_export import netx
     from trainer import loop
@@ -197,6 +235,12 @@ def train(settings: TrainConfig, dataset: Dataset, out: Path, resume: bool = Fal
                 "epoch {epoch:3}  loss {loss:.4f}  train {train_accuracy:.2%}  "
                 "test {test_accuracy:.2%}  {seconds:.1f} s".format(**metrics)
             )
+            rates = ["–" if rate is None else f"{rate:.4f}" for rate in metrics["spike_rates"]]
+            detail(
+                f"           lr {metrics['lr']:.6g}  spikes a sample {metrics['spikes']:.1f}  "
+                f"rates {' '.join(rates)}  peak {metrics['peak_bytes'] / 1e6:.0f} MB"
+            )
+            on_epoch(metrics)
             advance(metrics["epoch"])
 
         return loop.train(settings, dataset, out, resume=resume, on_epoch=show, export=write)
@@ -209,19 +253,29 @@ def _more(pairs: list[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or name not in DEFAULTS.to_dict():
             known = ", ".join(DEFAULTS.to_dict())
-            raise PumiceError(f"--set {pair}: use NAME=VALUE with one of {known}")
+            near = get_close_matches(name, DEFAULTS.to_dict(), 1) if equals else []
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise PumiceError(f"--set {pair}: use NAME=VALUE with one of {known}{hint}")
         settings[name] = parsed(text)
     checked = TrainConfig.from_dict(settings)
     return {name: getattr(checked, name) for name in settings}
 
 
-def _settings(given: dict[str, Any], config: Path | None, resumed: Path | None) -> TrainConfig:
-    """What a config file says (that of the run to go on with, by default), and options over it."""
-    from trainer.loop import CONFIG
+def _settings(
+    given: dict[str, Any], config: Path | None, resumed: Path | None, preset: str | None = None
+) -> TrainConfig:
+    """What a config file says (that of the run to go on with, by default), or a preset, and options
+    over it."""
+    from trainer import presets
+    from trainer.runs import CONFIG
 
-    if config is None and resumed is not None:
+    if config is None and preset is None and resumed is not None:
         config = resumed / CONFIG
     settings = TrainConfig() if config is None else TrainConfig.read(config)
+    if preset is not None:
+        found = presets.read(preset)
+        log(f"{found.about}; {found.source}; {found.differs}")
+        settings = found.settings
     settings = replace(settings, **{k: v for k, v in given.items() if v is not None})
     if Path(settings.data).exists():  # the run can be repeated from any folder
         settings = replace(settings, data=str(Path(settings.data).resolve()))

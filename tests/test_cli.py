@@ -108,8 +108,8 @@ def refuse(pumice):
 class TestTrain:
     def test_leaves_a_run_folder(self, place):
         run = place / "run"
-        files = ["checkpoint.safetensors", "config.toml", "metrics.jsonl", "model.net"]
-        assert sorted(p.name for p in run.iterdir()) == files
+        files = ["config.toml", "environment.json", "metrics.jsonl", "model.net"]
+        assert sorted(p.name for p in run.iterdir()) == ["checkpoint.safetensors", *files]
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
@@ -165,7 +165,7 @@ class TestTrain:
             "train", "--set", "nrom=ws"
         )
         line = refuse("train", "--data", "digits", "--rule", "tt_lbp", "--set", "k=ten")
-        assert line == "pumice: k is 'ten': expected int"
+        assert line == "pumice: k is 'ten': expected int, 0..65536"
 
     def test_refuses_a_folder_with_a_run(self, data, refuse, place):
         line = refuse("train", "--data", data, *SHORT, "--out", place / "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -121,7 +122,7 @@ class TrainConfig:
         self._check_choice("readout", get_args(Readout))
         for name, choices in _CHOICES.items():
             self._check_choice(name, choices)
-        for name, low, high in _RANGES:
+        for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} is {getattr(self, name)}: use {low}..{high}")
         if self.per_neuron and self.neuron in ("chip", "soft"):
@@ -138,8 +139,7 @@ class TrainConfig:
         if right and isinstance(value, tuple):
             right = all(isinstance(n, int) and not isinstance(n, bool) for n in value)
         if not right:
-            expected = "a list of whole numbers" if default == () else type(default).__name__
-            raise ConfigError(f"{name} is {value!r}: expected {expected}")
+            raise ConfigError(f"{name} is {value!r}: expected {_expected(name, default)}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
@@ -152,7 +152,11 @@ class TrainConfig:
         """From plain values; unknown names raise."""
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(settings) - known):
-            raise ConfigError(f"unknown setting {unknown[0]!r}: the settings are {sorted(known)}")
+            near = get_close_matches(unknown[0], known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"unknown setting {unknown[0]!r}: the settings are {sorted(known)}{hint}"
+            )
         plain: dict[str, Any] = dict(settings)
         if isinstance(plain.get("hidden"), list):
             plain["hidden"] = tuple(plain["hidden"])
@@ -193,7 +197,32 @@ def parsed(text: str) -> Any:
         return text
 
 
-_CHOICES = {
+def _expected(name: str, default: Any) -> str:
+    """What a setting may be, in words."""
+    kind = "a list of whole numbers" if default == () else type(default).__name__
+    choices = {**_CHOICES, "encoding": KINDS, "readout": get_args(Readout)}
+    if name in choices:
+        return f"{kind}, one of {', '.join(repr(choice) for choice in choices[name])}"
+    if isinstance(default, bool):
+        return f"{kind}, true or false"
+    if name in _RANGES:
+        low, high = _RANGES[name]
+        return f"{kind}, {low}..{high}"
+    return kind
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "rule": (
+        "bptt",
+        "bptt_checkpoint",
+        "sltt",
+        "sltt_k",
+        "ottt",
+        "stop",
+        "tt_lbp",
+        "decolle",
+    ),
+    "surrogate": ("triangle", "rectangle", "exponential", "sigmoid"),
     "schedule": ("cosine", "constant"),
     "update": ("interval", "batch"),
     "classifiers": ("trainable", "random"),
@@ -202,19 +231,19 @@ _CHOICES = {
     "norm": ("", "none", "ws", "bn"),
     "precision": ("float32", "tf32"),
 }
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("time_steps", 1, 65536),
-    ("k", 0, 65536),
-    ("n", 0, 65536),
-    ("validation", 0.0, 0.9),
-    ("payload", 1, 255),
-    ("epochs", 1, 10**6),
-    ("batch_size", 1, 10**6),
-    ("lr", 1e-9, 1e3),
-    ("lr_neuron", 0.0, 1e3),
-    ("surrogate_width", 0.0, 1e3),
-    ("dv", 0, 4096),
-    ("du", 0, 4096),
-    ("shift", 0.0, 0.5),
-    ("seed", 0, 2**31 - 1),
-)
+_RANGES: dict[str, tuple[float, float]] = {
+    "time_steps": (1, 65536),
+    "k": (0, 65536),
+    "n": (0, 65536),
+    "validation": (0.0, 0.9),
+    "payload": (1, 255),
+    "epochs": (1, 10**6),
+    "batch_size": (1, 10**6),
+    "lr": (1e-9, 1e3),
+    "lr_neuron": (0.0, 1e3),
+    "surrogate_width": (0.0, 1e3),
+    "dv": (0, 4096),
+    "du": (0, 4096),
+    "shift": (0.0, 0.5),
+    "seed": (0, 2**31 - 1),
+}

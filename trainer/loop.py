@@ -1,7 +1,8 @@
 """The training loop: from a config and data to a run folder and the frozen network.
 
-A run folder holds ``config.toml`` (it alone repeats the run), ``metrics.jsonl`` (an object an
-epoch) and ``checkpoint.safetensors`` (as of the last full epoch), each replaced atomically.
+A run folder holds ``config.toml`` (it alone repeats the run), ``environment.json`` (the versions
+that it ran on), ``metrics.jsonl`` (an object an epoch) and ``checkpoint.safetensors`` (as of the
+last full epoch), each replaced atomically.
 
 Everything random comes from (seed, epoch): order, shifts, and what a rule draws. So a run that was
 killed in an epoch begins that epoch again and gets the same numbers, bit for bit, as one that ran
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 import loihi
 from loihi import Encoding, files
 from loihi.errors import PumiceError
-from trainer import checkpoint
+from trainer import checkpoint, observe, runs
 from trainer.config import TrainConfig
 from trainer.data import Dataset, hold_out
 from trainer.data.augment import Augmentation, shifted
@@ -41,10 +42,12 @@ from trainer.layers import WEIGHT_STD, BatchNorm
 from trainer.models import SpikingNetwork
 from trainer.rules import LOCAL, rule
 from trainer.rules.base import Loss, Rule
+from trainer.runs import CHECKPOINT as CHECKPOINT
+from trainer.runs import CONFIG as CONFIG
+from trainer.runs import METRICS as METRICS
 from trainer.surrogates import Surrogate
 from trainer.zoo import build
 
-CONFIG, METRICS, CHECKPOINT = "config.toml", "metrics.jsonl", "checkpoint.safetensors"
 CALIBRATION_SAMPLES = 512
 CALIBRATION_PIXELS = 2**26
 """Neurons times samples at most: calibration keeps some layers' spikes of all steps."""
@@ -63,8 +66,10 @@ class TrainResult:
     network: the frozen integer network after the last epoch; None of neurons that are not on the
         chip's grid.
     metrics: an object an epoch: ``epoch, loss, train_accuracy, test_accuracy, test_correct,
-        test_samples, lr, seconds, peak_bytes``. The test samples are those held out, where
-        ``validation`` is not 0; peak_bytes are the process's on the CPU, PyTorch's on a GPU.
+        test_samples, spikes, spike_rates, lr, seconds, peak_bytes``. The test samples are those
+        held out, where ``validation`` is not 0; spikes are of all layers, a test sample;
+        spike_rates are spikes per neuron and step, layer by layer, None of a layer that never
+        spikes; peak_bytes are the process's on the CPU, PyTorch's on a GPU.
     predictions: class of every test sample, ``[N]``, as the trainer's own forward pass has it.
     module: the trained PyTorch network.
     """
@@ -117,6 +122,8 @@ def train(
         if resume:
             run.load(folder / CHECKPOINT)
             run.write_metrics()
+            if processes.first:
+                runs.note_environment(folder, run.epoch + 1, torch.__version__)
         else:
             run.begin()
         network.to(device)
@@ -201,16 +208,29 @@ def evaluate(
 
     x: raw samples ``[N, ...]``, which the module's encoding turns into payloads.
     """
+    return examine(module, x, y, batch_size)[:2]
+
+
+@torch.no_grad()
+def examine(
+    module: SpikingNetwork, x: NDArray[Any], y: NDArray[np.integer[Any]], batch_size: int = 500
+) -> tuple[int, NDArray[np.int64], list[int | None]]:
+    """What :func:`evaluate` says, and how many spikes each layer sent (None: it never does)."""
     module.eval()
     dtype = module.exact_dtype()
     if dtype != torch.float32:  # rare: sums that float32 would round
         module = _copy_as(module, dtype)
-    predictions = [
-        loihi.decide(module(payloads(module, x[at : at + batch_size], dtype)).cpu().numpy())
-        for at in range(0, len(x), batch_size)
-    ]
+    predictions, sent = [], np.zeros(len(module.chain), dtype=np.int64)
+    for at in range(0, len(x), batch_size):
+        scores, counts = observe.tally(module, payloads(module, x[at : at + batch_size], dtype))
+        predictions.append(loihi.decide(scores.cpu().numpy()))
+        sent += counts
     predicted = np.concatenate(predictions)
-    return int((predicted == y).sum()), predicted
+    spikes = [
+        None if layer.neurons is None else int(count)
+        for layer, count in zip(module.chain, sent, strict=True)
+    ]
+    return int((predicted == y).sum()), predicted, spikes
 
 
 def payloads(module: SpikingNetwork, x: NDArray[Any], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -251,9 +271,11 @@ class _Run:
 
     def begin(self) -> None:
         """A new run: weights drawn, and the folder proved to take a checkpoint."""
-        path = self.folder / CHECKPOINT
-        if self.processes.first and path.exists():
-            raise TrainError(f"{self.folder} holds a run already: resume it or use another folder")
+        if self.processes.first and (found := runs.occupied(self.folder, self.config)):
+            raise TrainError(
+                f"{self.folder} holds a run already ({found}), which is never overwritten: go on "
+                "with it (--resume), or name another folder (--out)"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -270,6 +292,7 @@ class _Run:
         if not self.processes.first:
             return
         files.write(self.folder / CONFIG, self.config.to_toml().encode())
+        runs.note_environment(self.folder, 1, torch.__version__)
         files.write(self.folder / METRICS, b"")
         self._write_checkpoint()
 
@@ -446,7 +469,11 @@ class _Run:
                     f"the loss is {float(result.loss)} in epoch {epoch}: lower lr ({config.lr})"
                 )
         total, hits = self.processes.total(total, right)
-        correct, _ = evaluate(network, data.x_test, data.y_test)
+        correct, _, sent = examine(network, data.x_test, data.y_test)
+        places = [
+            math.prod(layer.synapse.output_shape) * config.time_steps * len(data.y_test)
+            for layer in network.chain
+        ]
         return {
             "epoch": epoch,
             "loss": total / len(order),
@@ -454,6 +481,8 @@ class _Run:
             "test_accuracy": correct / len(data.y_test),
             "test_correct": correct,
             "test_samples": len(data.y_test),
+            "spikes": sum(n or 0 for n in sent) / len(data.y_test),
+            "spike_rates": [n and n / of for n, of in zip(sent, places, strict=True)],
             "lr": config.lr * fraction,
             "seconds": round(time.perf_counter() - started, 3),
             "peak_bytes": _peak_bytes(device),

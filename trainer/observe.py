@@ -66,6 +66,20 @@ def observe(
     return kept
 
 
+@torch.no_grad()
+def tally(module: SpikingNetwork, x: Tensor) -> tuple[Tensor, list[int]]:
+    """The forward pass on payloads ``[T, N, *input_shape]``: scores ``[N, classes]``, and how many
+    spikes each layer sent; 0 from a readout's integrator, which never does."""
+    module.reset(x)
+    counts = torch.zeros(len(module.chain), dtype=torch.int64, device=x.device)
+    for t in range(len(x)):
+        module.step(t)
+        for index, state in enumerate(module._states):
+            if state is not None:
+                counts[index] += torch.count_nonzero(state.s)
+    return module.read(), [int(n) for n in counts.tolist()]
+
+
 def ready(module: SpikingNetwork) -> SpikingNetwork:
     """A copy for :func:`observe`, in the float in which all of its sums are exact."""
     twin = copy.deepcopy(module).eval()
