@@ -99,7 +99,7 @@ def run(
     function's as a :class:`ChildError` with the same message.
     """
     try:
-        folder = Path(tempfile.mkdtemp(prefix="pumice-"))
+        folder = Path(tempfile.mkdtemp(prefix="pumice-", dir=_base()))
     except OSError as error:
         raise ChildError(f"no temporary folder for a child process: {error}") from None
     try:
@@ -164,6 +164,8 @@ def _supervise(folder: Path, function: Callable[..., Any], deadline: float) -> t
         # A thread pool in each of Lava's many processes would only get in the others' way.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
+        # Sockets of Lava's processes among it: removed with the folder, however they end.
+        "TMPDIR": str(folder),
     }
     command = [
         *(sys.executable, "-c", "from lava_export import supervise; supervise._child()"),
@@ -199,6 +201,19 @@ def _supervise(folder: Path, function: Callable[..., Any], deadline: float) -> t
             child.kill()
             child.wait()
         _end_session(child.pid)
+
+
+def _base() -> str | None:
+    """Where the folder goes; None: where temporary files do.
+
+    The address of a Unix socket has 107 bytes, of which ours and Python's names take 48.
+    """
+    given = tempfile.gettempdir()
+    if len(os.fsencode(given)) + 48 <= 107:
+        return None
+    if os.access("/tmp", os.W_OK | os.X_OK):
+        return "/tmp"
+    raise PumiceError(f"{given}: too long a name for Lava's sockets: set TMPDIR to a shorter one")
 
 
 def _end_session(session: int) -> None:
