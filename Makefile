@@ -30,7 +30,7 @@ PYTEST_ARGS ?=
 export PUMICE_REQUIRE_LAVA := 1
 DEMO_ARGS ?=
 
-.PHONY: help demo test lint types tests exactness soak venv clean
+.PHONY: help demo test lint types tests exactness soak docs wheel venv clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -61,6 +61,17 @@ exactness: $(READY)
 soak: $(READY)
 	PUMICE_SOAK=2000 PUMICE_FUZZ=10000 $(BIN)/python -m pytest -s \
 		tests/test_soak.py tests/test_fuzz.py tests/test_zoo.py
+
+# The site, into build/site. Its tools are installed when they are first wanted.
+docs: $(READY)
+	@$(BIN)/python -c 'import material, mkdocs, mkdocstrings_handlers.python' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --no-warn-conflicts --constraint constraints.txt \
+			--editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# The wheel, in an empty environment without Lava; what it needs is linked from this one.
+wheel: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python .ci/wheel.py
 
 venv: $(READY)
 

@@ -1,0 +1,8 @@
+"""``python -m pumice``: the commands, where no ``pumice`` is on the path."""
+
+import sys
+
+from cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
