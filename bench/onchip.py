@@ -7,7 +7,9 @@ one layer or on both; beside it one learning layer of 256-128 with the delta rul
 ``ratio`` is the engine's speed over Lava's, and ``equal`` whether both came to the same weights.
 
 Lava's seconds are those inside ``run()``, the start of its processes included; the engine's are
-those of all the samples, compiled before, the best of five times. The peer, for scale, is the
+those of all the samples, compiled before, the best of five times. Pairwise STDP is one plastic
+connection alone, 256-128, with spikes of a tenth on both sides, by the same products in both. The
+peer, for scale, is the
 smallest thing in Lava that learns at all: one LearningDense of the block's hidden size with the
 pairwise STDP rule, fed by noise of the digits' own rate and followed by LIF neurons.
 """
@@ -26,7 +28,9 @@ from bench.report import Row, show
 from lava_export import supervise
 from loihi import INTEGRATOR, Dense, Encoding, Layer, Network, PumiceError
 from onchip import block
+from onchip.connection import Synapses
 from onchip.engine import Learner
+from onchip.rules import read_rule
 from onchip.simulate import simulate
 from trainer import data
 
@@ -61,7 +65,45 @@ def stdp(folder: Path, *, spikes: NDArray[Any], weight: NDArray[Any]) -> dict[st
     return {"seconds": seconds, "changed": int((learned != weight).sum())}
 
 
-def fast(plan: block.Block, x: NDArray[Any], labels: NDArray[Any]) -> tuple[float, Learned]:
+STDP: dict[str, Any] = {"dw": "2*x1*y0 - 2*x0*y1", "x1": (16, 4.0), "y1": (16, 4.0)}
+"""Lava's own STDPLoihi with a learning rate of 1 and amplitudes of 2 and −2."""
+
+
+def pairwise(
+    folder: Path, *, pre: NDArray[Any], post: NDArray[Any], weight: NDArray[Any]
+) -> dict[str, Any]:
+    """In a child: STDP on ``weight`` ``[out, in]`` under ``[steps, in]`` and ``[steps, out]``."""
+    supervise.prepare_lava()
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    from onchip.processes.hebbian import PlasticDense, Stream
+
+    before, after = Stream(messages=np.array(pre)), Stream(messages=np.array(post))
+    dense = PlasticDense(weights=np.array(weight), learning_rule=read_rule(**STDP).to_lava(1))
+    before.s_out.connect(dense.s_in)
+    after.s_out.connect(dense.s_in_bap)
+    begin = time.perf_counter()
+    dense.run(RunSteps(num_steps=len(pre)), Loihi2SimCfg(select_tag="fixed_pt"))
+    seconds = time.perf_counter() - begin
+    learned = np.asarray(dense.weights.get(), dtype=np.int32)
+    dense.stop()
+    return {"seconds": seconds, "learned": learned}
+
+
+def synapses(pre: NDArray[Any], post: NDArray[Any], weight: NDArray[Any]) -> tuple[float, Any]:
+    """The same in the engine: seconds, and the weights that it learned."""
+    best, plastic = float("inf"), None
+    for _ in range(6):  # the first may have to compile
+        plastic = Synapses(weight, read_rule(**STDP), seed=1)
+        begin = time.perf_counter()
+        plastic.run(pre, post)
+        best = min(best, time.perf_counter() - begin)
+    assert plastic is not None
+    return best, plastic.weight
+
+
+def fast(plan: block.Plan, x: NDArray[Any], labels: NDArray[Any]) -> tuple[float, Learned]:
     """The engine's seconds for samples ``[T, N, in]``, and the weights it learned."""
     best, learner = float("inf"), Learner(plan, labels)
     for _ in range(6):  # the first may have to compile
@@ -86,7 +128,7 @@ def rows(samples: int, hidden: int) -> list[Row]:
         speed = {"lava_steps_per_second": round(steps / lava, 1)}
         table.append({"what": what, "size": size, "T": TIME_STEPS, "steps": steps, **speed, **more})
 
-    def compare(what: str, size: str, plan: block.Block, x: NDArray[Any], y: NDArray[Any]) -> None:
+    def compare(what: str, size: str, plan: block.Plan, x: NDArray[Any], y: NDArray[Any]) -> None:
         outcome = simulate(plan, x, y, deadline=600)
         seconds, learned = fast(plan, x, y)
         row(
@@ -112,6 +154,21 @@ def rows(samples: int, hidden: int) -> list[Row]:
     compare("one layer, delta rule", "256-128", plan, noise, rng.integers(0, 128, samples))
 
     steps = block.build(network, x, "both", block.Rule()).steps(samples)
+    pre, post = (rng.random((steps, n)) < 0.1 for n in (256, 128))
+    mixed = rng.integers(-64, 65, (128, 256))
+    theirs = supervise.run(pairwise, deadline=600, pre=pre, post=post, weight=mixed)
+    seconds, learned = synapses(pre, post, mixed)
+    row(
+        "one connection, pairwise STDP",
+        "256-128",
+        steps,
+        theirs["seconds"],
+        engine_steps_per_second=round(steps / seconds),
+        ratio=round(theirs["seconds"] / seconds),
+        weights_changed=int((learned != mixed).sum()),
+        equal=np.array_equal(learned, theirs["learned"]),
+    )
+
     noise = (rng.random((images.shape[1], steps)) < x.mean()).astype(np.uint8)
     weight = network.layers[0].synapse.weight  # type: ignore[union-attr]
     peer = supervise.run(stdp, deadline=600, spikes=noise, weight=weight)
