@@ -1,6 +1,6 @@
 """README's picture of a terminal: runs `pumice demo`, and draws what it says.
 
-    .venv/bin/python .ci/terminal.py docs/demo.svg
+.venv/bin/python .ci/terminal.py docs/demo.svg
 """
 
 from __future__ import annotations

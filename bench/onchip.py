@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 from bench.report import Row, show
 from lava_export import supervise
 from loihi import INTEGRATOR, Dense, Encoding, Layer, Network, PumiceError
-from onchip import block
 from onchip.connection import Synapses
 from onchip.engine import Learner
+from onchip.plan import Plan, build, random_network
 from onchip.rules import read_rule
 from onchip.simulate import simulate
+from onchip.spec import Rule
 from trainer import data
 
 TIME_STEPS = 16
@@ -103,7 +104,7 @@ def synapses(pre: NDArray[Any], post: NDArray[Any], weight: NDArray[Any]) -> tup
     return best, plastic.weight
 
 
-def fast(plan: block.Plan, x: NDArray[Any], labels: NDArray[Any]) -> tuple[float, Learned]:
+def fast(plan: Plan, x: NDArray[Any], labels: NDArray[Any]) -> tuple[float, Learned]:
     """The engine's seconds for samples ``[T, N, in]``, and the weights it learned."""
     best, learner = float("inf"), Learner(plan, labels)
     for _ in range(6):  # the first may have to compile
@@ -121,14 +122,14 @@ def rows(samples: int, hidden: int) -> list[Row]:
     encoding = Encoding("rate", TIME_STEPS, low=digits.low, high=digits.high)
     images = digits.x_train[:samples].reshape(samples, -1)
     x, labels = encoding.encode(images), digits.y_train[:samples].astype(np.int64)
-    network = block.random_network(images.shape[1], hidden, 10, encoding)
+    network = random_network(images.shape[1], hidden, 10, encoding)
     rng, table = np.random.default_rng(0), []
 
     def row(what: str, size: str, steps: int, lava: float, **more: Any) -> None:
         speed = {"lava_steps_per_second": round(steps / lava, 1)}
         table.append({"what": what, "size": size, "T": TIME_STEPS, "steps": steps, **speed, **more})
 
-    def compare(what: str, size: str, plan: block.Plan, x: NDArray[Any], y: NDArray[Any]) -> None:
+    def compare(what: str, size: str, plan: Plan, x: NDArray[Any], y: NDArray[Any]) -> None:
         outcome = simulate(plan, x, y, deadline=600)
         seconds, learned = fast(plan, x, y)
         row(
@@ -145,15 +146,15 @@ def rows(samples: int, hidden: int) -> list[Row]:
         )
 
     for mode in ("hidden", "readout", "both"):
-        plan = block.build(network, x, mode, block.Rule())  # type: ignore[arg-type]
+        plan = build(network, x, mode, Rule())  # type: ignore[arg-type]
         compare(f"block, mode {mode}", f"{images.shape[1]}-{hidden}-10", plan, x, labels)
     dense = Dense(rng.integers(-64, 65, (128, 256), dtype=np.int32))
     single = Network((256,), (Layer(dense, INTEGRATOR),), Encoding("events", TIME_STEPS))
     noise = (rng.random((TIME_STEPS, samples, 256)) < x.mean()).astype(np.uint8)
-    plan = block.build(single, noise, "readout", block.Rule())
+    plan = build(single, noise, "readout", Rule())
     compare("one layer, delta rule", "256-128", plan, noise, rng.integers(0, 128, samples))
 
-    steps = block.build(network, x, "both", block.Rule()).steps(samples)
+    steps = build(network, x, "both", Rule()).steps(samples)
     pre, post = (rng.random((steps, n)) < 0.1 for n in (256, 128))
     mixed = rng.integers(-64, 65, (128, 256))
     theirs = supervise.run(pairwise, deadline=600, pre=pre, post=post, weight=mixed)

@@ -38,9 +38,9 @@ import torch
 
 from bench.report import Row, show
 from loihi import Encoding, Network, PumiceError
-from onchip.block import random_network
 from onchip.engine import Rounding
 from onchip.learn import Samples, accuracy, learn
+from onchip.plan import random_network
 from onchip.spec import Mode, Rule
 from trainer import data
 from trainer.config import TrainConfig

@@ -42,6 +42,7 @@ def run(
     from lava_export import netx
     from lava_export.verify import verify
     from loihi import lava_compat
+    from onchip import tasks
     from onchip.spec import Spec
     from trainer import data, loop
     from trainer.config import TrainConfig
@@ -73,8 +74,9 @@ def run(
     mirrored = replace(
         dataset, x_train=dataset.x_train[..., ::-1], x_test=dataset.x_test[..., ::-1]
     )
-    before, learned, _ = teach(network, mirrored, Spec.of_mode("hidden"), LESSON)
-    netx.write(learned.network, out / LEARNED)
+    lesson = teach(tasks.whole(network, mirrored).limited(LESSON), Spec.of_mode("hidden"))
+    before = lesson.before["test"].accuracy
+    netx.write(lesson.network, out / LEARNED)
     log(f"4. The {samples} mirrored test samples with what was learned, everywhere ...")
     again = verify(out / LEARNED, network.encoding.encode(mirrored.x_test))
     after = networks.correct(again.scores, dataset.y_test) / samples
@@ -89,7 +91,7 @@ def run(
         "compared": compared,
         "accuracy_before": before,
         "accuracy_after": after,
-        "learned_samples": learned.samples,
+        "learned_samples": lesson.learned.samples,
         "model": str(model),
         "learned": str(out / LEARNED),
         "picture": str(out / PICTURE),

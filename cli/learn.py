@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,8 +17,9 @@ from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
     from loihi import Network
-    from onchip.learn import LearnResult, Proof
+    from onchip.learn import Proof
     from onchip.spec import Spec
+    from onchip.tasks import Report, Task
     from trainer.data import Dataset
 
 EXAMPLE = "pumice learn model.net --data digits --mode readout --samples 400 --out learned.net"
@@ -28,6 +31,11 @@ class Mode(str, Enum):
     hidden = "hidden"
     readout = "readout"
     both = "both"
+    stdp = "stdp"
+    reward = "reward"
+
+
+BY_SPIKES = (Mode.stdp, Mode.reward)
 
 
 class Engine(str, Enum):
@@ -52,7 +60,10 @@ def run(
     data: Data = "digits",
     mode: Annotated[
         Mode | None,
-        typer.Option(help="What learns: the last hidden layer (default), the readout, or both."),
+        typer.Option(
+            help="What learns: the last hidden layer (default), the readout, or both, by errors; "
+            "or the last layer that spikes, by stdp or by reward."
+        ),
     ] = None,
     spec: Annotated[
         Path | None,
@@ -62,6 +73,31 @@ def run(
         int | None, typer.Option(help="How many training samples; all by default.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="How often each sample is seen.")] = 1,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="A number of the rule, as gap=4; repeatable."),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="8,9", help="Learn these classes alone, new to the network."),
+    ] = None,
+    replay: Annotated[
+        str | None,
+        typer.Option(metavar="PART|N", help="Old samples to learn again: 0.1 of them, or 200."),
+    ] = None,
+    drift: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER", help="Learn a sensor that has drifted: turn=20, dead=0.1, ..."
+        ),
+    ] = None,
+    second: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="Learn this data set, of another sensor."),
+    ] = None,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="Bring --second's values to the range of --data's.")
+    ] = False,
     engine: Annotated[
         Engine, typer.Option(help="Compiled, or Lava's simulator: both learn the same weights.")
     ] = Engine.fast,
@@ -76,9 +112,12 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Keep where it is; go on from there if it is there."),
     ] = None,
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=NUMBER", help="A number of the rule, as gap=4; repeatable."),
+    history: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights, traces, factors and accuracy on the way."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="All of it as one page, with curves.")
     ] = None,
     hidden: Annotated[
         list[int] | None,
@@ -97,113 +136,200 @@ def run(
     The learned weights go back into the network and its file; accuracy is that of all test samples.
     """
     from lava_export import netx
-    from onchip.spec import Spec
+    from loihi import files
+    from onchip import picture
     from trainer.data import load
 
     if spec is not None and mode is not None:
         raise PumiceError("--spec says what learns: leave --mode out")
-    plan = Spec.of_mode((mode or Mode.hidden).value) if spec is None else Spec.read(spec)
-    plan = plan.with_settings(rule or [])
     dataset = load(data)
     if model is None:
         network = networks.random(dataset, hidden or [100], time_steps, seed)
     else:
-        network = networks.read(model, dataset)
-    proof = None
-    if verify is not None:
-        again = {"epochs": epochs, "seed": seed, "deadline": deadline}
-        proof = prove(network, dataset, plan, samples, verify, **again)
-    before, learned, after = teach(
-        network,
-        dataset,
-        plan,
-        samples,
+        # Further classes may need further outputs.
+        network = networks.read(model, None if classes else dataset)
+    choice = {"classes": classes, "drift": drift, "second": second}
+    task = _task(network, dataset, choice, replay, rescale, seed).limited(samples)
+    given = {"epochs": epochs, "seed": seed, "deadline": deadline}
+    if mode is not None and mode in BY_SPIKES:
+        errors = {"verify": verify, "checkpoint": checkpoint, "history": history, "html": html}
+        for option, value in errors.items():
+            if value is not None:
+                raise PumiceError(f"--{option} is of learning by errors: leave it out here")
+        answer = by_spikes(task, mode.value, rule or [], engine, rounding.value, **given)
+        netx.write(answer.pop("network"), out)
+        return _told({**answer, "model": str(out)}, None)
+    blocks = _blocks(mode, spec, rule or [])
+    proof = None if verify is None else prove(task, blocks, verify, **given)
+    report = teach(
+        task,
+        blocks,
         engine=engine,
-        epochs=epochs,
-        seed=seed,
         rounding=rounding.value,
         saved=checkpoint,
-        deadline=deadline,
+        history=history or html is not None,
+        **given,
     )
-    netx.write(learned.network, out)
-    speed = learned.steps / max(learned.seconds, 1e-9)
+    netx.write(report.network, out)
+    if html is not None:
+        files.write(html, picture.page(report, shlex.join(["pumice", *sys.argv[1:]])))
+    learned = report.learned
     answer = {
-        "accuracy_before": before,
-        "accuracy_after": after,
+        **_scores(report.before, report.after),
         "engine": engine.value,
         "samples": learned.samples,
         "steps": learned.steps,
         "seconds": learned.seconds,
         "changed": learned.changed,
         "saturated": learned.saturated,
+        "report": report.data,
         "model": str(out),
     }
-    rows = [
-        ("accuracy", f"{before:.2%} before, {after:.2%} after"),
-        ("learned", f"{learned.samples} samples, {speed:,.0f} steps/s"),
-        *(("changed", f"{count} weights of {name}") for name, count in learned.changed.items()),
-        ("written", str(out)),
-    ]
-    if proof is not None:
-        answer["verified"] = vars(proof)
-        rows.insert(0, ("verified", _said(proof)))
-    return Result(answer, table(rows), ok=proof is None or not proof.mismatches)
+    return _told(answer, proof)
 
 
-def teach(
+def _blocks(mode: Mode | None, file: Path | None, settings: list[str]) -> Spec:
+    """What learns by errors."""
+    from onchip.spec import Spec
+
+    spec = Spec.of_mode((mode or Mode.hidden).value) if file is None else Spec.read(file)
+    return spec.with_settings(settings)
+
+
+def _task(
     network: Network,
     dataset: Dataset,
-    spec: Spec,
-    samples: int | None,
-    *,
-    engine: Engine = Engine.lava,
-    **options: Any,
-) -> tuple[float, LearnResult, float]:
-    """Learn the first ``samples``: test accuracy before, what was learned, and after."""
-    from onchip.learn import Samples, accuracy, learn
+    choice: dict[str, Any],
+    replay: str | None,
+    rescale: bool,
+    seed: int,
+) -> Task:
+    """What is learned: all of the data, new classes, a drifted sensor, or another one."""
+    from onchip import tasks
+    from onchip.drift import Drift
+    from trainer.data import load
 
-    x, labels = networks.some(dataset, "train", samples)
-    test = Samples(dataset.x_test, network.encoding)
-    before = accuracy(network, test, dataset.y_test)
-    total = len(x) * options.get("epochs", 1)
+    named = [f"--{name}" for name, value in choice.items() if value]
+    if len(named) > 1:
+        raise PumiceError(f"{' and '.join(named)}: one at a time")
+    if replay is not None and not named:
+        raise PumiceError("--replay is for --classes, --drift and --second: all is learned here")
+    if rescale and not choice["second"]:
+        raise PumiceError("--rescale is for --second")
+    options: dict[str, Any] = {"replay": _share(replay or "0"), "seed": seed}
+    if choice["classes"]:
+        try:
+            numbers = [int(number) for number in choice["classes"].split(",")]
+        except ValueError:
+            raise PumiceError(f"--classes {choice['classes']}: numbers, as 8,9") from None
+        return tasks.new_classes(network, dataset, numbers, **options)
+    if choice["drift"]:
+        return tasks.drifted(network, dataset, Drift.of(choice["drift"]), **options)
+    if choice["second"]:
+        other = load(choice["second"])
+        return tasks.new_sensor(network, dataset, other, rescale=rescale, **options)
+    return tasks.whole(network, dataset)
+
+
+def _share(text: str) -> float | int:
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        raise PumiceError(f"--replay {text}: a part as 0.1, or a number as 200") from None
+
+
+def teach(task: Task, spec: Spec, *, engine: Engine = Engine.lava, **options: Any) -> Report:
+    """Learn a task by errors, with a word before and on the way."""
+    from onchip import tasks
+
+    total = len(task.learn) * options.get("epochs", 1)
     where = " in Lava" if engine is Engine.lava else ""
-    log(f"learning {total} samples{where}; {before:.2%} of the test samples are right so far ...")
+    log(f"learning {total} samples{where}: {task.name} ...")
     with progress("samples", total) as advance:
-        learned = learn(
-            network,
-            Samples(x, network.encoding),
-            labels,
+        return tasks.run(
+            task,
             spec=spec,
             engine=engine.value,
             on_progress=lambda done, _: advance(done),
             **options,
         )
-    return before, learned, accuracy(learned.network, test, dataset.y_test)
 
 
-def prove(
-    network: Network,
-    dataset: Dataset,
-    spec: Spec,
-    samples: int | None,
-    first: int,
-    **options: Any,
-) -> Proof:
+def prove(task: Task, spec: Spec, first: int, **options: Any) -> Proof:
     """The ``first`` samples of what :func:`teach` would do, in the engine and in Lava."""
-    from onchip.learn import Samples, verify
+    from onchip.learn import verify
 
-    x, labels = networks.some(dataset, "train", samples)
     log(f"learning {first} samples in the engine and in Lava ...")
     with progress("samples in Lava", first) as advance:
         return verify(
-            network,
-            Samples(x, network.encoding),
-            labels,
+            task.network,
+            task.learn.samples,
+            task.learn.labels,
             first,
             spec=spec,
             on_progress=lambda done, _: advance(done),
             **options,
         )
+
+
+def by_spikes(
+    task: Task, mode: Any, settings: list[str], engine: Engine, rounding: Any, **options: Any
+) -> dict[str, Any]:
+    """Learn a task by STDP or by reward: the answer, with the ``network``."""
+    from onchip import hebbian, tasks
+
+    rule = hebbian.Hebbian.of(settings, mode)
+    before = tasks.tested(task.network, task.tests)
+    total = len(task.learn) * options["epochs"]
+    log(f"learning {total} samples by {mode}: {task.name} ...")
+    with progress("samples", total) as advance:
+        learned = hebbian.learn(
+            task.network,
+            task.learn.samples,
+            task.learn.labels,
+            mode=mode,
+            rule=rule,
+            engine=engine.value,
+            rounding=rounding,
+            on_progress=lambda done, _: advance(done),
+            **options,
+        )
+    after = tasks.tested(learned.network, task.tests)
+    return {
+        **_scores(before, after),
+        "engine": engine.value,
+        **vars(learned),
+    }
+
+
+def _scores(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Of the test that sums it up, and of each."""
+    main = next(name for name in ("all", "new", "test") if name in before)
+    return {
+        "accuracy_before": before[main].accuracy,
+        "accuracy_after": after[main].accuracy,
+        "tests": {name: [before[name].accuracy, after[name].accuracy] for name in before},
+    }
+
+
+def _told(answer: dict[str, Any], proof: Proof | None) -> Result:
+    speed = answer["steps"] / max(answer["seconds"], 1e-9)
+    rows = [
+        *(
+            (
+                "accuracy" if name == "test" else f"of {name}",
+                f"{before:.2%} before, {after:.2%} after",
+            )
+            for name, (before, after) in answer["tests"].items()
+        ),
+        ("learned", f"{answer['samples']} samples, {speed:,.0f} steps/s"),
+        *(("changed", f"{count} weights of {name}") for name, count in answer["changed"].items()),
+        ("written", answer["model"]),
+    ]
+    if proof is not None:
+        answer["verified"] = vars(proof)
+        rows.insert(0, ("verified", _said(proof)))
+    return Result(answer, table(rows), ok=proof is None or not proof.mismatches)
 
 
 def _said(proof: Proof) -> str:

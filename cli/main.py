@@ -30,6 +30,7 @@ from cli import (
     export,
     learn,
     report,
+    rule,
     simulate,
     sweep,
     train,
@@ -96,6 +97,7 @@ for _module in (
     verify,
     deploy,
     learn,
+    rule,
     cost,
 ):
     _name = _module.__name__.removeprefix("cli.")

@@ -102,7 +102,7 @@ def fit(network: Network, dataset: Dataset) -> Network:
 def random(dataset: Dataset, hidden: int | Sequence[int], time_steps: int, seed: int) -> Network:
     """An untrained network for ``dataset``, fed by its values as spike rates."""
     from loihi import Encoding
-    from onchip.block import random_network
+    from onchip.plan import random_network
 
     inputs = prod(dataset.sample_shape())
     encoding = Encoding("rate", time_steps, low=dataset.low, high=dataset.high)

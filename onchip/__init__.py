@@ -1,7 +1,7 @@
 """Learning on the chip: a local learning block, Lava's simulator to learn in, and an engine equal
 to it, which is what learns where nothing else is said.
 
-from onchip.block import random_network
+from onchip.plan import random_network
 from onchip.learn import accuracy, learn
 
 network = random_network(64, 100, 10, encoding)

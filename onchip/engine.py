@@ -31,7 +31,7 @@ from loihi import Dense, Network, Neuron, reference
 from loihi.engine import Engine
 from loihi.formats import STATE_SHIFT
 from onchip import kernels
-from onchip.block import Head, Plan
+from onchip.plan import Head, Plan
 from onchip.spec import LearningError
 
 Rounding = Literal["lava", "chip-like"]

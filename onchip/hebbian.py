@@ -34,10 +34,11 @@ from lava_export import supervise
 from loihi import INTEGRATOR, Dense, Network, Neuron, reference
 from loihi.engine import Engine
 from loihi.formats import STATE_SHIFT, weight_format
-from onchip.block import LearningError, Mantissas
 from onchip.connection import ROUNDINGS, Record, Rounding, Synapses
+from onchip.plan import Mantissas
 from onchip.rules import Compiled, Trace, compile_rule, kernels
 from onchip.rules.language import LavaRule, read_rule
+from onchip.spec import LearningError
 
 Mode = Literal["stdp", "reward"]
 MODES: tuple[str, ...] = get_args(Mode)

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from loihi import Inject, Layer, Network, PumiceError, decide, files
 from loihi.census import Histogram
 from loihi.engine import Engine
-from onchip.block import MANTISSA_MAX, MANTISSA_MIN, Mantissas
 from onchip.engine import Learner
 from onchip.learn import Samples
+from onchip.plan import MANTISSA_MAX, MANTISSA_MIN, Mantissas
 from onchip.spec import LearningError
 
 BINS, WIDTH = 64, 4
@@ -38,7 +38,7 @@ RECORD_SIZE = 2**28
 
 Point = dict[str, Any]
 Weights = Mapping[int, NDArray[np.int32]]
-"""Mantissas ``[out, in]`` by place (:class:`onchip.block.Plan`)."""
+"""Mantissas ``[out, in]`` by place (:class:`onchip.plan.Plan`)."""
 
 
 class HistoryError(PumiceError):

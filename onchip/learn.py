@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from loihi import Encoding, Network, decide
 from loihi import engine as fast
-from onchip import block, checkpoint
-from onchip.block import Plan
+from onchip import checkpoint
 from onchip.engine import Learner, Rounding
+from onchip.plan import MANTISSA_MAX, MANTISSA_MIN, Plan, build
 from onchip.simulate import simulate
 from onchip.spec import LearningError, Mode, Rule, Spec
 
@@ -51,7 +51,7 @@ class LearnResult:
     changed: how many weights differ from before, for each layer and classifier that learned, by
         its name.
     saturated: how many weights ended at the limit of the chip's 8 bits, likewise.
-    learned: the mantissas ``[out, in]`` of each plastic place (:class:`onchip.block.Plan`).
+    learned: the mantissas ``[out, in]`` of each plastic place (:class:`onchip.plan.Plan`).
     """
 
     network: Network
@@ -136,7 +136,7 @@ def _plan(
     x, labels = check_data(network, x, labels)
     if epochs < 1:
         raise LearningError(f"epochs is {epochs}: at least one is needed")
-    plan = block.build(network, _take(x, slice(200)), spec)
+    plan = build(network, _take(x, slice(200)), spec)
     rng = np.random.Generator(np.random.PCG64(seed))
     order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
     return plan, x, order, labels[order]
@@ -183,7 +183,7 @@ def _result(
     for place, values in learned.items():
         name = plan.name(place)
         changed[name] = int((values != plan.plastic[place].values).sum())
-        at_limit = (values == block.MANTISSA_MIN) | (values == block.MANTISSA_MAX)
+        at_limit = (values == MANTISSA_MIN) | (values == MANTISSA_MAX)
         saturated[name] = int(at_limit.sum())
     network = plan.freeze(learned)
     return LearnResult(network, samples, steps, seconds, changed, saturated, learned)

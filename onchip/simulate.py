@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lava_export import supervise
 from loihi import Conv, Dense, Encoding, Inject, Layer, Network, Neuron
 from loihi.formats import weight_format
-from onchip.block import Head, Mantissas, Plan, Stage
+from onchip.plan import Head, Mantissas, Plan, Stage
 from onchip.spec import Rule
 
 Progress = Callable[[int, int], None]

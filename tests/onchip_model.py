@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from loihi import INTEGRATOR, Conv, Dense, Encoding, Layer, Network, Neuron
-from onchip import block as blocks
+from onchip import plan as plans
 from onchip.engine import Learner
-from onchip.spec import Local, Rule, Spec
+from onchip.spec import MODES, Local, Rule, Spec
 
 STEPS, INPUTS, HIDDEN, CLASSES = 5, 7, 6, 3
 # Large steps and a wide window, so that a few samples move most weights.
@@ -32,7 +32,7 @@ def small(seed=0, steps=STEPS, **neuron):
     """A network that is busy: about a third of its hidden neurons spike at a step."""
     neuron = Neuron(**{"du": 4096, "dv": 400, "vth": 40, **neuron})
     encoding = Encoding("events", steps)
-    return blocks.random_network(
+    return plans.random_network(
         INPUTS, HIDDEN, CLASSES, encoding, seed=seed, neuron=neuron, weight=50, readout=60
     )
 
@@ -142,13 +142,13 @@ def random_tower(seed):
     network = tower(seed, hidden, dv=int(rng.integers(0, 3000)), vth=int(rng.integers(20, 90)))
     network = replace(network, encoding=Encoding("events", STEPS, payload=(0, high)))
     x, labels = data(4, seed, high + 1)
-    return blocks.build(network, x, random_spec(seed, len(network.layers))), x, labels
+    return plans.build(network, x, random_spec(seed, len(network.layers))), x, labels
 
 
 def random_run(seed):
     """Any network of two layers, any rule: the plan, payloads and labels of four samples."""
     rng = np.random.default_rng(seed)
-    mode = str(rng.choice(blocks.MODES))
+    mode = str(rng.choice(MODES))
     high = int(rng.integers(2, 256)) if mode != "readout" and rng.integers(2) else 1
     network = small(
         seed,
@@ -165,7 +165,7 @@ def random_run(seed):
             network = network.with_layer(index, replace(layer, synapse=Dense(even)))
     rule = random_rule(rng)
     x, labels = data(4, seed, high + 1)
-    return blocks.build(network, x, mode, rule), x, labels
+    return plans.build(network, x, mode, rule), x, labels
 
 
 def shrink(x, numerator, bits=12):

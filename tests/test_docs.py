@@ -30,6 +30,8 @@ import pumice
 from cli.main import app, main
 from lava_export.verify import SIMULATORS
 from loihi import PumiceError, lava_compat
+from onchip.hebbian import MODES, Hebbian
+from onchip.rules import Trace, compile_rule
 from onchip.spec import Spec
 from trainer import data, presets
 from trainer.config import TrainConfig, parsed
@@ -170,7 +172,15 @@ def wrong_values(told: str, given: dict[str, Any]) -> str | None:
                 presets.read(plain["preset"])
             if plain.get("augment"):
                 Augmentation.parse(plain["augment"])
-        if isinstance(plain.get("rule"), list):
+        if isinstance(plain.get("rule"), list) and told.startswith("pumice rule"):
+            traces = dict(pair.split("=") for pair in plain["trace"] or ())
+            compile_rule(
+                "\n".join(plain["rule"]),
+                traces={name: Trace(tau=float(tau)) for name, tau in traces.items()},
+            )
+        elif isinstance(plain.get("rule"), list) and plain.get("mode") in MODES:
+            Hebbian.of(plain["rule"], plain["mode"])
+        elif isinstance(plain.get("rule"), list):
             Spec.of_mode("hidden").with_settings(plain["rule"])
     except PumiceError as error:
         return f"{told}: {error}"
@@ -453,6 +463,8 @@ def test_every_module_of_the_reference_is_there() -> None:
         "pumice check",
         "pumice check a.net b.net",
         "pumice learn --rule gaps=4",
+        "pumice learn --mode stdp --rule leak=4",
+        "pumice rule 'dw = prae'",
         "pumice verify a.net --between reference,engin",
         "pumice data fetch imagenet",
         "torchrun --nproc-per-node 2 -m cli.main train --dat mnist",

@@ -35,15 +35,15 @@ from loihi import (
     formats,
     reference,
 )
-from onchip import block as blocks
-from onchip.block import Mantissas
+from onchip import plan as plans
 from onchip.learn import accuracy, learn
+from onchip.plan import Mantissas
 from onchip.simulate import simulate
-from onchip.spec import Rule
+from onchip.spec import MODES, Rule
 
 
 def assert_equal_at_every_step(network, x, labels, mode, rule=RULE, graded=False):
-    block = blocks.build(network, x, mode, rule)
+    block = plans.build(network, x, mode, rule)
     outcome = simulate(block, x, labels, seed=5, record=True, deadline=250)
     expected, spikes = brute_force(block, x, labels, outcome.steps, 5, graded)
     assert outcome.steps == block.steps(len(labels))
@@ -63,7 +63,7 @@ def assert_equal_at_every_step(network, x, labels, mode, rule=RULE, graded=False
 
 @pytest.mark.lava
 class TestEveryWeightAtEveryStep:
-    @pytest.mark.parametrize("mode", blocks.MODES)
+    @pytest.mark.parametrize("mode", MODES)
     def test_spikes_in(self, mode):
         x, labels = data()
         outcome = assert_equal_at_every_step(small(), x, labels, mode)
@@ -91,7 +91,7 @@ class TestEveryWeightAtEveryStep:
         outcome = assert_equal_at_every_step(network, x, labels, "both", rule)
         for learned in outcome.learned.values():
             assert learned.min() == -128 or learned.max() == 127
-        block = blocks.build(network, x, "both", rule)
+        block = plans.build(network, x, "both", rule)
         assert {m.exponent for m in block.plastic.values()} == {1}
         frozen = block.freeze(outcome.learned)  # Network checks that each weight fits the format
         np.testing.assert_array_equal(frozen.layers[0].synapse.weight, 2 * outcome.learned[0])
@@ -104,7 +104,7 @@ def test_a_front_spikes_as_the_reference_with_phased_resets(mode):
     """With a window that nothing falls into, nothing is learned, and all layers must agree."""
     network = deep()
     x = np.random.default_rng(1).integers(-2, 4, (40, 2, 2, 4, 9))
-    block = blocks.build(network, x, mode, Rule(gap=4))
+    block = plans.build(network, x, mode, Rule(gap=4))
     block = replace(block, stages=tuple(replace(stage, window=0) for stage in block.stages))
     outcome = simulate(block, x, np.array([0, 2]), deadline=250, record=True)
     stream = hardware_input(x, 4, outcome.steps - 88)
@@ -134,7 +134,7 @@ class TestLearn:
     )
     def test_digits(self, digits, mode, least, tmp_path):
         encoding, x, y, x_test, y_test = digits
-        network = blocks.random_network(64, 60, 10, encoding)
+        network = plans.random_network(64, 60, 10, encoding)
         seen = []
         result = learn(network, x, y, mode=mode, on_progress=lambda done, of: seen.append(done))
         assert accuracy(network, x_test, y_test) < 0.25
@@ -155,7 +155,7 @@ class TestLearn:
     def test_digits_in_lava(self, digits):
         """The same network, weight for weight, from either engine."""
         encoding, x, y, *_ = digits
-        network = blocks.random_network(64, 60, 10, encoding)
+        network = plans.random_network(64, 60, 10, encoding)
         seen = []
         ours = learn(network, x[:, :100], y[:100], mode="both", epochs=2)
         theirs = learn(
@@ -172,7 +172,7 @@ class TestLearn:
     @pytest.mark.lava
     def test_deadline(self, digits):
         encoding, x, y, *_ = digits
-        network = blocks.random_network(64, 60, 10, encoding)
+        network = plans.random_network(64, 60, 10, encoding)
         with pytest.raises(PumiceError, match="no result after 1 seconds"):
             learn(network, x, y, engine="lava", deadline=1)
 
@@ -203,10 +203,10 @@ class TestMantissas:
 def test_feedback_is_the_readout_transposed():
     network = small()
     readout = network.layers[1]
-    block = blocks.build(network, data()[0], "hidden", RULE)
+    block = plans.build(network, data()[0], "hidden", RULE)
     np.testing.assert_array_equal(block.stages[0].feedback, readout.synapse.weight.T)
     doubled = network.with_layer(1, replace(readout, synapse=Dense(4 * readout.synapse.weight)))
-    block = blocks.build(doubled, data()[0], "hidden", RULE)
+    block = plans.build(doubled, data()[0], "hidden", RULE)
     np.testing.assert_array_equal(block.stages[0].feedback, 2 * readout.synapse.weight.T)
 
 
@@ -272,5 +272,5 @@ def test_a_blank_readout_gets_a_scale():
     readout = network.layers[1]
     blank = network.with_layer(1, replace(readout, synapse=Dense(0 * readout.synapse.weight)))
     x, _ = data(samples=50)
-    shifts = [blocks.build(n, x, "readout", RULE).heads[0].readout_shift for n in (network, blank)]
+    shifts = [plans.build(n, x, "readout", RULE).heads[0].readout_shift for n in (network, blank)]
     assert abs(shifts[0] - shifts[1]) <= 1

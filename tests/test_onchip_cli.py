@@ -118,3 +118,89 @@ def test_refuses(pumice, tmp_path, options, words):
     assert words in answer["error"]
     assert "\n" not in answer["error"]
     assert not (tmp_path / "learned.net").exists()
+
+
+def test_new_classes_another_sensor_and_a_drifted_one(pumice, tmp_path):
+    """Each its own samples and tests; what was known and what is new are told apart."""
+    code, trained = pumice("--mode", "both", "--epochs", 4, out="trained.net")
+    assert code == 0
+    known = tmp_path / "trained.net"
+    code, answer = pumice(known, "--classes", "2,3", "--replay", "0.5", "--mode", "readout")
+    assert code == 0
+    assert set(answer["tests"]) == {"old", "new", "all"}
+    assert answer["tests"]["all"][0] == trained["accuracy_after"]
+    assert answer["report"]["replayed"] == 8
+    code, answer = pumice(known, "--drift", "gain=0.5", "--drift", "dead=0.2")
+    assert code == 0
+    assert answer["tests"]["old"][0] == trained["accuracy_after"]
+    assert "simulated" in answer["report"]["notes"][0]
+    second = tmp_path / "data.npz"
+    code, answer = pumice(known, "--second", second, "--rescale", "--replay", 4)
+    assert code == 0
+    assert answer["tests"]["old"][0] == answer["tests"]["new"][0] == trained["accuracy_after"]
+
+
+def test_more_classes_than_the_network_has(pumice, tmp_path):
+    """A network of two outputs learns the third and the fourth class."""
+    from dataclasses import replace
+
+    from loihi import Dense
+
+    code, _ = pumice("--mode", "both", out="four.net")
+    assert code == 0
+    network = netx.read(tmp_path / "four.net")
+    last = network.layers[-1]
+    two = network.with_layer(-1, replace(last, synapse=Dense(last.synapse.weight[:2])))
+    netx.write(two, tmp_path / "two.net")
+    code, answer = pumice(tmp_path / "two.net", "--mode", "readout")
+    assert code == 1
+    assert "has 4 classes, the network answers with 2" in answer["error"]
+    code, answer = pumice(tmp_path / "two.net", "--classes", "2,3", "--mode", "readout")
+    assert code == 0
+    assert netx.read(tmp_path / "learned.net").classes == 4
+    assert answer["tests"]["new"][1] > 0.5
+
+
+def test_a_history_and_its_page(pumice, tmp_path):
+    page, history = tmp_path / "page.html", tmp_path / "history.jsonl"
+    code, _ = pumice("--epochs", 3, "--history", history, "--html", page)
+    assert code == 0
+    assert "</html>" in page.read_text("utf-8")
+    assert [json.loads(line)["samples"] for line in history.read_text().splitlines()][-1] == 96
+
+
+def test_by_spikes(pumice, tmp_path):
+    """The layer that spikes learns, by STDP and by reward; the readout stays."""
+    code, _ = pumice("--mode", "readout", out="before.net")
+    assert code == 0
+    before = netx.read(tmp_path / "before.net")
+    for mode in ("stdp", "reward"):
+        code, answer = pumice(tmp_path / "before.net", "--mode", mode, "--rule", "epoch=2")
+        assert code == 0, answer
+        after = netx.read(tmp_path / "learned.net")
+        assert set(answer["changed"]) == {"0 dense 20-24"}
+        assert (after.layers[0].synapse.weight != before.layers[0].synapse.weight).any()
+        assert (after.layers[1].synapse.weight == before.layers[1].synapse.weight).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--classes", "a"), "--classes a: numbers, as 8,9"),
+        (("--classes", "7"), "has no training sample of class 7"),
+        (("--classes", "3", "--drift", "turn=2"), "--classes and --drift: one at a time"),
+        (("--replay", "3"), "all is learned here"),
+        (("--classes", "3", "--replay", "x"), "a part as 0.1, or a number as 200"),
+        (("--classes", "3", "--replay", "1.5"), "a part is 0.0..1.0"),
+        (("--rescale",), "--rescale is for --second"),
+        (("--drift", "turned=2"), "turned=2"),
+        (("--mode", "stdp", "--verify", "2"), "--verify is of learning by errors"),
+        (("--mode", "reward", "--rule", "leak=2"), "name one of gap, pre_tau"),
+    ],
+)
+def test_refuses_tasks(pumice, tmp_path, options, words):
+    code, answer = pumice(*options)
+    assert code == 1
+    assert words in answer["error"]
+    assert "\n" not in answer["error"]
+    assert not (tmp_path / "learned.net").exists()

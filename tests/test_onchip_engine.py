@@ -30,9 +30,9 @@ from onchip_model import (
 from safetensors.numpy import load_file, save_file
 
 from loihi import Dense, Encoding, PumiceError, reference
-from onchip import block as blocks
 from onchip import checkpoint, kernels
 from onchip import learn as learning
+from onchip import plan as plans
 from onchip.engine import Learner, side_by_side
 from onchip.learn import Samples, learn, verify
 from onchip.simulate import Outcome, simulate
@@ -73,13 +73,13 @@ class TestEqualToLava:
         front = Local((0,), "trainable", "random", steps=3)
         back = Local((1, 2), "trainable", "mirrored", steps=2)
         spec = Spec((front, back), replace(RULE, leak=500, halvings=3, epoch=2), seed=4)
-        plan = blocks.build(tower(3), x, spec)
+        plan = plans.build(tower(3), x, spec)
         assert plan.steps(130) > 1000
         assert equals_lava(plan, x, labels, 9) > 60
 
     def test_some_hundred_steps_and_epochs_of_three(self):
         x, labels = data(30, 7)
-        block = blocks.build(small(7), x, "both", replace(RULE, epoch=3, hidden_rate=-3))
+        block = plans.build(small(7), x, "both", replace(RULE, epoch=3, hidden_rate=-3))
         assert block.steps(30) > 240
         assert equals_lava(block, x, labels, 9) > 30
 
@@ -88,7 +88,7 @@ class TestEqualToLava:
         network = deep()
         x = np.random.default_rng(1).integers(-2, 4, (40, 3, 2, 4, 9))
         rule = Rule(gap=4, epoch=7, hidden_rate=-4, readout_rate=-4, window=3.0)
-        block = blocks.build(network, x, "both", rule)
+        block = plans.build(network, x, "both", rule)
         assert equals_lava(block, x, np.array([0, 2, 1]), 3) > 30
 
 
@@ -153,7 +153,7 @@ class TestEqualToTheModel:
         network = replace(network.with_layer(0, layer), encoding=encoding)
         x, labels = data(12, 6, 256)
         x[:, :6] = 255 * (np.arange(12) % 5 > 1)[None, :6, None]
-        block = blocks.build(network, x, "both", replace(RULE, window=3.0))
+        block = plans.build(network, x, "both", replace(RULE, window=3.0))
         expected, spikes = brute_force(block, x, labels, block.steps(12), 6, graded=True)
         found, sent, _ = engine(block, x, labels, 6)
         assert_equal(found, expected, block.plastic)
@@ -165,7 +165,7 @@ class TestEqualToTheModel:
         that moves a weight."""
         x, labels = data(20, 11)
         rule = replace(RULE, amplitude=127, hidden_rate=-4, readout_rate=-4, window=4.0, epoch=3)
-        block = blocks.build(small(11), x, "both", rule)
+        block = plans.build(small(11), x, "both", rule)
         block = replace(block, stages=(replace(block.stages[0], error_shift=3),))
 
         def shows(seed):
@@ -184,7 +184,7 @@ class TestEqualToTheModel:
     def test_a_draw_less_shows(self):
         """The comparison is no tautology: one draw off, and most weights are others."""
         x, labels = data(8, 2)
-        block = blocks.build(small(2), x, "both", RULE)
+        block = plans.build(small(2), x, "both", RULE)
         expected, _ = brute_force(block, x, labels, block.steps(8), 6)
         found, _, _ = engine(block, x, labels, 5)
         with pytest.raises(AssertionError, match="first differ at"):
@@ -199,7 +199,7 @@ def test_a_front_sends_what_the_reference_does(mode):
     awake = replace(layer.neuron, bias=layer.neuron.vth * 3 // 5, bias_exp=6)  # without any input
     network = network.with_layer(last, replace(layer, neuron=awake))
     x = np.random.default_rng(1).integers(-2, 4, (40, 5, 2, 4, 9))
-    block = blocks.build(network, x, mode, Rule(gap=4, epoch=5))
+    block = plans.build(network, x, mode, Rule(gap=4, epoch=5))
     _, spikes, learner = engine(block, x, np.arange(5) % 3, 1, pieces=(2, 3))
     stream = hardware_input(x, 4, learner.step - 5 * 44)
     expected = reference.stream(network, stream, reset_interval=44)
@@ -212,7 +212,7 @@ def test_a_front_sends_what_the_reference_does(mode):
 @pytest.mark.parametrize("rounding", ["lava", "chip-like"])
 def test_pieces_change_nothing(rounding):
     x, labels = data(12, 3)
-    block = blocks.build(small(3), x, "both", replace(RULE, epoch=3))
+    block = plans.build(small(3), x, "both", replace(RULE, epoch=3))
     whole, _, _ = engine(block, x, labels, 4, rounding, pieces=())
     pieces, _, _ = engine(block, x, labels, 4, rounding, pieces=(1, 2, 7))
     assert_equal(pieces, whole, block.plastic)
@@ -220,7 +220,7 @@ def test_pieces_change_nothing(rounding):
 
 def test_side_by_side_is_one_after_the_other():
     x, labels = data(12, 3)
-    block = blocks.build(small(3), x, "both", RULE)
+    block = plans.build(small(3), x, "both", RULE)
     learners = [Learner(block, labels, seed=seed, rounding="chip-like") for seed in range(5)]
     together = side_by_side(learners, x, threads=3)
     for seed, learned in enumerate(together):
@@ -256,10 +256,10 @@ class TestChipLike:
     def test_traces_fade_on_average(self):
         """x1 of 1000 inputs after one spike and ten steps, beside exp(−10/τ)."""
         encoding = Encoding("events", 10)
-        network = blocks.random_network(1000, 4, 3, encoding)
+        network = plans.random_network(1000, 4, 3, encoding)
         x = np.zeros((10, 1, 1000), dtype=int)
         x[0] = 1
-        block = blocks.build(network, x, "hidden", Rule(hidden_tau=9, hidden_impulse=100))
+        block = plans.build(network, x, "hidden", Rule(hidden_tau=9, hidden_impulse=100))
         seen, _, _ = engine(block, x, np.array([0]), 1, "chip-like", pieces=())
         trace = seen["traces"][0][10]
         assert abs(trace.mean() - 100 * np.exp(-10 / 9)) < 0.2
@@ -267,7 +267,7 @@ class TestChipLike:
 
     def test_not_lava(self):
         x, labels = data(12, 3)
-        block = blocks.build(small(3), x, "both", RULE)
+        block = plans.build(small(3), x, "both", RULE)
         lava, _, _ = engine(block, x, labels, 4)
         other, _, _ = engine(block, x, labels, 4, "chip-like")
         assert (lava["weights"][0] != other["weights"][0]).any()
@@ -351,7 +351,7 @@ class TestCheckpoint:
 
     def test_a_refused_file_leaves_the_learner_alone(self, tmp_path):
         x, labels = data(10, 1)
-        block = blocks.build(small(1), x, "both", RULE)
+        block = plans.build(small(1), x, "both", RULE)
         one = Learner(block, labels)
         one.learn(x[:, :5])
         checkpoint.write(tmp_path / "place", one, "run")
@@ -433,7 +433,7 @@ class TestRefused:
 
     def test_more_samples_than_labels(self):
         x, labels = data()
-        learner = Learner(blocks.build(small(), x, "hidden", RULE), labels[:3])
+        learner = Learner(plans.build(small(), x, "hidden", RULE), labels[:3])
         with pytest.raises(PumiceError, match="4 samples, labels for 3"):
             learner.learn(x)
         with pytest.raises(PumiceError, match="samples of 4 steps, the network's encoding has 5"):

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from loihi import Dense, Encoding, decide, reference
-from onchip import block
 from onchip import history as histories
-from onchip.block import random_network
 from onchip.engine import Learner
 from onchip.history import History, HistoryError, compare
 from onchip.learn import Samples, learn
+from onchip.plan import build, random_network
 from onchip.spec import LearningError, Rule, Spec
 
 RULE = Rule(gap=4, leak=1000, hidden_rate=-4, readout_rate=-4)
@@ -46,7 +45,7 @@ def run():
 class TestPoints:
     def test_counts(self, run):
         history, weights, result = run
-        begun = Learner(block.build(NETWORK, X[:200].swapaxes(0, 1), Spec.of_mode("both", RULE)), Y)
+        begun = Learner(build(NETWORK, X[:200].swapaxes(0, 1), Spec.of_mode("both", RULE)), Y)
         seen = {0: (0, begun.learned)} | {samples: (step, w) for samples, step, w in weights}
         assert [point["samples"] for point in history.points] == [0, 500, 1000, 1200]
         assert list(seen) == [0, 500, 1000, 1200]
@@ -84,7 +83,7 @@ class TestPoints:
         """At the beginning a twin is what a learner of the watched samples is."""
         history, _, _ = run
         x = X[:4].swapaxes(0, 1)
-        plan = block.build(
+        plan = build(
             NETWORK, X[:200].swapaxes(0, 1), Spec.of_mode("both", replace(RULE, halvings=0))
         )
         learner = Learner(plan, Y[:4])
@@ -109,7 +108,7 @@ class TestPoints:
         """At the end a twin is what a learner is that begins with what was learned."""
         history, _, result = followed("hidden")
         some, spec = X[:200].swapaxes(0, 1), Spec.of_mode("hidden", replace(RULE, halvings=0))
-        begun, plan = (block.build(n, some, spec) for n in (NETWORK, result.network))
+        begun, plan = (build(n, some, spec) for n in (NETWORK, result.network))
         plan = replace(plan, stages=begun.stages, heads=begun.heads)
         (record,) = Learner(plan, Y[:4]).learn(X[:4].swapaxes(0, 1), record=True)
         mean = np.abs(record.factors[0]).mean()

@@ -10,7 +10,7 @@ from onchip_model import CLASSES, RULE, STEPS, data, engine, small, tower
 from sklearn.datasets import load_digits
 
 from loihi import Conv, Encoding, Layer, Neuron, PumiceError
-from onchip import block as blocks
+from onchip import plan as plans
 from onchip.learn import accuracy, learn
 from onchip.spec import Local, Rule, Spec
 
@@ -118,9 +118,9 @@ def test_layers_that_cannot_take_part():
     first, second, third, last = network.layers
     still = replace(second, neuron=Neuron(vth=0))
     with pytest.raises(PumiceError, match="1 dense 6-5: a hidden layer that learns"):
-        blocks.build(replace(network, layers=(first, still, third, last)), x, Spec((Local((1,)),)))
+        plans.build(replace(network, layers=(first, still, third, last)), x, Spec((Local((1,)),)))
     spec = Spec((Local((0,)), Local((2,))))
-    assert blocks.build(replace(network, layers=(first, still, third, last)), x, spec).first == 0
+    assert plans.build(replace(network, layers=(first, still, third, last)), x, spec).first == 0
     image = replace(
         network,
         input_shape=(1, 1, 7),
@@ -128,8 +128,8 @@ def test_layers_that_cannot_take_part():
     )
     x = x.reshape(STEPS, -1, 1, 1, 7)
     with pytest.raises(PumiceError, match=r"0 conv 6@1x7: .* needs a dense layer here"):
-        blocks.build(image, x, spec)
-    assert blocks.build(image, x, Spec((Local((1,)), Local((2,))))).first == 1
+        plans.build(image, x, spec)
+    assert plans.build(image, x, Spec((Local((1,)), Local((2,))))).first == 1
 
 
 @pytest.mark.parametrize("steps", [1, 3, STEPS])
@@ -137,7 +137,7 @@ def test_errors_in_k_steps(steps):
     """Of each sample in as many as asked for, drawn for each anew; and no factor without one."""
     x, labels = data(40, 2)
     spec = Spec((Local((0,), "trainable", steps=steps),), replace(RULE, amplitude=127), seed=3)
-    plan = blocks.build(small(2), x, spec)
+    plan = plans.build(small(2), x, spec)
     seen, _, _ = engine(plan, x, labels, 1)
     arrival = plan.heads[0].arrival
     error = seen["factors"][1][arrival : arrival + 40 * plan.interval].any(axis=1)
@@ -154,7 +154,7 @@ def test_feedback_is_what_it_says():
     x, _ = data()
     network = tower()
     for kind in ("fixed", "random", "mirrored"):
-        plan = blocks.build(network, x, Spec((Local((1, 2), "trainable", kind),)))
+        plan = plans.build(network, x, Spec((Local((1, 2), "trainable", kind),)))
         lower, upper = plan.stages
         assert (lower.layer, lower.above, upper.layer, upper.above) == (1, 2, 2, 3)
         forward = [network.layers[i].synapse.weight.T for i in (2, 3)]
@@ -195,7 +195,7 @@ def test_digits_are_learned(blocks_):
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order], y[order]
     encoding = Encoding("rate", 16, low=0, high=16)
-    network = blocks.random_network(64, (100, 60), 10, encoding)
+    network = plans.random_network(64, (100, 60), 10, encoding)
     rule = Rule(gap=4, leak=1000, window=3.0, hidden_tau=4, readout_impulse=6)
     result = learn(
         network, encoding.encode(x[:700]), y[:700], spec=Spec(tuple(blocks_), rule), epochs=4

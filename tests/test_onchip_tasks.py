@@ -11,9 +11,9 @@ from sklearn.datasets import load_digits
 
 from loihi import INTEGRATOR, Conv, Dense, Encoding, Layer, Network, Neuron, decide, reference
 from onchip import picture, tasks
-from onchip.block import random_network
 from onchip.drift import Drift
 from onchip.learn import Samples, accuracy, learn
+from onchip.plan import random_network
 from onchip.spec import LearningError, Rule
 
 RULE = Rule(leak=1000, readout_impulse=4, hidden_impulse=16)

@@ -4,6 +4,7 @@ after the other, and against what a rule says in real units."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from itertools import product as pairs
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rules_model import by_hand, deep_case, lava_reads, random_case
 
+from cli.main import main
 from lava_export import supervise
 from onchip import connection
 from onchip.connection import Synapses
@@ -459,3 +461,30 @@ def test_what_synapses_refuse(change, name):
         lambda: Synapses(given.pop("weight"), given.pop("rule"), **given).run(pre, post, third),
         name,
     )
+
+
+class TestCommand:
+    """``pumice rule``."""
+
+    def test_compiles(self, capfd):
+        rule = "dw = 0.8 * pre_trace * post - 0.9 * pre * post_trace"
+        traces = ("--trace", "pre_trace=10", "--trace", "post_trace=10")
+        assert main(["rule", rule, *traces, "--json"]) == 0
+        answer = json.loads(capfd.readouterr().out)
+        assert [term["wanted"] for term in answer["terms"]] == [0.8, -0.9]
+        for term in answer["terms"]:
+            assert abs(term["compiled"] / term["wanted"] - 1) == pytest.approx(abs(term["error"]))
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["dw = 1e-9 * pre"], "coefficient-range"),
+            (["dw = pre", "--trace", "pre_trace"], "--trace pre_trace: a name and steps"),
+            (["dw = 0.5 * pre_trace * post"], "trace-undeclared"),
+        ],
+    )
+    def test_refuses_by_name(self, capfd, arguments, words):
+        assert main(["rule", *arguments]) == 1
+        said = capfd.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1

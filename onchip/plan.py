@@ -29,9 +29,7 @@ from numpy.typing import NDArray
 from loihi import INTEGRATOR, Dense, Encoding, Layer, Network, Neuron
 from loihi.engine import Engine
 from loihi.formats import STATE_SHIFT
-from onchip.spec import LOOP, MODES, Feedback, LearningError, Local, Mode, Rule, Spec
-
-__all__ = ["MODES", "LearningError", "Mode", "Rule"]
+from onchip.spec import LOOP, Feedback, LearningError, Local, Mode, Rule, Spec
 
 MANTISSA_MIN, MANTISSA_MAX = -128, 127
 """What a plastic synapse of either sign holds in its 8 bits."""
