@@ -123,8 +123,10 @@ def run(
         list[int] | None,
         typer.Option(help="Hidden neurons of a random network, 100; again for one more layer."),
     ] = None,
-    time_steps: Annotated[int, typer.Option(help="Steps a sample, of a random network.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of the order, and of the random numbers.")] = 1,
+    time_steps: Annotated[
+        int | None, typer.Option(help="Steps a sample, of a random network; 16.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order, and of random numbers.")] = 1,
     deadline: Annotated[float, typer.Option(help="Seconds until Lava is stopped.")] = 3600.0,
     out: Annotated[Path, typer.Option(help="The file of the learned network.")] = Path(
         "learned.net"
@@ -142,13 +144,21 @@ def run(
 
     if spec is not None and mode is not None:
         raise PumiceError("--spec says what learns: leave --mode out")
+    if model is not None and (hidden or time_steps is not None):
+        raise PumiceError("--hidden and --time-steps are of a random network: leave MODEL.net out")
+    if verify is not None and rounding is not Rounding.lava:
+        raise PumiceError("--verify compares with Lava, which rounds in its own way alone")
+    for path in (out, html, checkpoint, history):
+        if path is not None:
+            files.check_writable(path)
     dataset = load(data)
     if model is None:
-        network = networks.random(dataset, hidden or [100], time_steps, seed)
+        steps = 16 if time_steps is None else time_steps
+        network = networks.random(dataset, hidden or [100], steps, seed)
     else:
         # Further classes may need further outputs.
-        network = networks.read(model, None if classes else dataset)
-    choice = {"classes": classes, "drift": drift, "second": second}
+        network = networks.read(model, dataset if classes is None else None)
+    choice = {"classes": classes, "drift": drift or None, "second": second}
     task = _task(network, dataset, choice, replay, rescale, seed).limited(samples)
     given = {"epochs": epochs, "seed": seed, "deadline": deadline}
     if mode is not None and mode in BY_SPIKES:
@@ -159,6 +169,8 @@ def run(
         answer = by_spikes(task, mode.value, rule or [], engine, rounding.value, **given)
         netx.write(answer.pop("network"), out)
         return _told({**answer, "model": str(out)}, None)
+    if history is not None and engine is Engine.lava:
+        raise PumiceError("--history is kept of the fast engine alone: Lava is not looked into")
     blocks = _blocks(mode, spec, rule or [])
     proof = None if verify is None else prove(task, blocks, verify, **given)
     report = teach(
@@ -167,12 +179,14 @@ def run(
         engine=engine,
         rounding=rounding.value,
         saved=checkpoint,
-        history=history or html is not None,
+        history=history or (html is not None and engine is Engine.fast),
         **given,
     )
     netx.write(report.network, out)
     if html is not None:
-        files.write(html, picture.page(report, shlex.join(["pumice", *sys.argv[1:]])))
+        # Names alone: a page is handed on, where a folder is is nobody's business.
+        said = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+        files.write(html, picture.page(report, shlex.join(["pumice", *said])))
     learned = report.learned
     answer = {
         **_scores(report.before, report.after),
@@ -209,23 +223,23 @@ def _task(
     from onchip.drift import Drift
     from trainer.data import load
 
-    named = [f"--{name}" for name, value in choice.items() if value]
+    named = [f"--{name}" for name, value in choice.items() if value is not None]
     if len(named) > 1:
         raise PumiceError(f"{' and '.join(named)}: one at a time")
     if replay is not None and not named:
         raise PumiceError("--replay is for --classes, --drift and --second: all is learned here")
-    if rescale and not choice["second"]:
+    if rescale and choice["second"] is None:
         raise PumiceError("--rescale is for --second")
-    options: dict[str, Any] = {"replay": _share(replay or "0"), "seed": seed}
-    if choice["classes"]:
+    options: dict[str, Any] = {"replay": _share("0" if replay is None else replay), "seed": seed}
+    if choice["classes"] is not None:
         try:
             numbers = [int(number) for number in choice["classes"].split(",")]
         except ValueError:
             raise PumiceError(f"--classes {choice['classes']}: numbers, as 8,9") from None
         return tasks.new_classes(network, dataset, numbers, **options)
-    if choice["drift"]:
+    if choice["drift"] is not None:
         return tasks.drifted(network, dataset, Drift.of(choice["drift"]), **options)
-    if choice["second"]:
+    if choice["second"] is not None:
         other = load(choice["second"])
         return tasks.new_sensor(network, dataset, other, rescale=rescale, **options)
     return tasks.whole(network, dataset)

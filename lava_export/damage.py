@@ -6,7 +6,15 @@ import h5py
 
 PACKED = 2000
 """No more times than this can a compressed array be larger than what it takes in the file."""
-UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+)
 """What h5py raises for a file that is cut short or scrambled depends on where it is."""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -16,14 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from loihi import toml
 from loihi.errors import PumiceError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-FILE_MAX = 2**20
+FILE_MAX = toml.LARGEST
 """Bytes that a board file may have."""
 
 
@@ -126,7 +121,7 @@ _KNOWN = (*_INTEGERS, *_FLAGS, "weight_bits")
 def known() -> Mapping[str, Chip]:
     """The chips of ``boards.toml`` by name."""
     text = Path(__file__).with_name("boards.toml").read_text(encoding="utf-8")
-    return {name: _chip(name, table, name) for name, table in tomllib.loads(text).items()}
+    return {name: _chip(name, table, name) for name, table in toml.loads(text).items()}
 
 
 def chip(name: str, **figures: int) -> Chip:
@@ -156,16 +151,7 @@ def read(path: Path) -> Chip:
     has to say all that :class:`Chip` needs. A ``[cost]`` of the file replaces that of the base.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            content = file.read(FILE_MAX + 1)
-        if len(content) > FILE_MAX:
-            raise BoardError(f"{path}: over {FILE_MAX} bytes, a board file has a few lines")
-        table = tomllib.loads(content.decode("utf-8"))
-    except OSError as error:
-        raise BoardError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BoardError(f"{path}: not a TOML file: {error}") from None
+    table = toml.read(path, BoardError, "a board file")
     try:
         return _chip(path.stem, table, str(path))
     except BoardError as error:

@@ -105,7 +105,7 @@ def curves(
     """
     known = [v for values in series.values() for v in values if v is not None]
     high = max(known, default=1.0)
-    low = min(0.0, *known) if zero else min(known, default=0.0)
+    low = min([0.0, *known] if zero else known, default=0.0)
     if high == low:
         low, high = (0.0, high or 1.0) if high >= 0 else (high, 0.0)
     # Up to the next line across, so that the highest point stands below a number.
@@ -158,10 +158,11 @@ def histogram(name: str, found: Histogram, marks: Mapping[str, float] | None = N
 
 def bars(name: str, values: Mapping[str, float], say: Say = plain, chosen: str = "") -> Html:
     """A bar for each name, ``chosen`` in another colour; below 0 they hang down."""
-    low, high = min(0.0, *values.values()), max(0.0, *values.values())
-    axes = _Axes((0, len(values)), (low, high if high > low else low + 1))
+    low, high = min([0.0, *values.values()]), max([0.0, *values.values()])
+    places = max(1, len(values))
+    axes = _Axes((0, places), (low, high if high > low else low + 1))
     shapes = [*axes.left(say)]
-    wide = (WIDTH - LEFT - RIGHT) / len(values)
+    wide = (WIDTH - LEFT - RIGHT) / places
     every = math.ceil(len(values) / 20)
     for place, (label, value) in enumerate(values.items()):
         begin, top, bottom = axes.x(place), axes.y(max(value, 0)), axes.y(min(value, 0))

@@ -206,6 +206,9 @@ class Synapses:
         return self.recorded(seen) if record else None
 
     def _check(self, pre: NDArray[Any], post: NDArray[Any], third: NDArray[Any] | None) -> None:
+        for name, given in (("input", pre), ("spikes", post), ("third factors", third)):
+            if given is not None and (dtype := np.asarray(given).dtype).kind not in "iub":
+                raise RuleError("shape", f"{name} of {dtype}: expected whole numbers")
         steps = len(pre)
         if pre.shape != (steps, self.inputs) or post.shape != (steps, self.out):
             raise RuleError(

@@ -308,7 +308,7 @@ class HebbianLearner:
     def learn(self, x: NDArray[Any], record: bool = False) -> list[tuple[Record, NDArray[Any]]]:
         """The next samples, payloads ``[T, n, *input_shape]``. record: of each step what
         :class:`Record` says and the neurons' spikes ``[steps, out]``; else nothing."""
-        x = self.block.network.check_payloads(x)
+        x = _payloads(self.block.network, x)
         if self.samples + x.shape[1] > len(self.labels):
             raise LearningError(
                 f"{self.samples + x.shape[1]} samples, {len(self.labels)} were announced"
@@ -544,6 +544,16 @@ def _result(
     )
 
 
+def _payloads(network: Network, x: NDArray[Any]) -> NDArray[Any]:
+    """Payloads ``[T, n, …]``, with the network's T."""
+    x = network.check_payloads(x)
+    if len(x) != network.time_steps:
+        raise LearningError(
+            f"samples of {len(x)} steps, the network's encoding has {network.time_steps}"
+        )
+    return x
+
+
 def _count(network: Network, x: Any) -> int:
     """How many samples; raises where they do not fit the network."""
     some = network.check_payloads(_take(x, np.arange(1)) if hasattr(x, "values") else x)
@@ -566,6 +576,8 @@ def _answers(
 ) -> NDArray[np.int64]:
     """What the judge is told of each sample."""
     if mode == "stdp":
+        if rewards is not None:
+            raise LearningError("mode 'stdp' learns from no rewards: use mode 'reward'")
         return np.zeros(samples, dtype=np.int64)
     if (labels is None) == (rewards is None):
         raise LearningError("mode 'reward' needs labels or rewards, one of the two")
@@ -620,7 +632,7 @@ def simulate(
     what the layers in front send comes from :mod:`loihi.engine`."""
     front, network = _Front(block, None), block.network
     steps = block.steps(x.shape[1])
-    lead, messages = front.lead(), front.messages(network.check_payloads(x))
+    lead, messages = front.lead(), front.messages(_payloads(network, x))
     tail = front.silence(max(0, steps - len(lead) - len(messages)))
     neuron = network.layers[block.index].neuron
     assert isinstance(neuron, Neuron) and neuron.vth is not None

@@ -111,8 +111,8 @@ class Head(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """step: the step before the first of this call, from 0. time_steps, gap: of a sample. epoch:
-    steps between two learning phases."""
+    """step: the step before the first of this call, from 0. time_steps: of a sample. interval: from
+    one to the next. epoch: steps between two learning phases."""
 
     step: int
     time_steps: int

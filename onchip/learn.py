@@ -17,7 +17,7 @@ from onchip import checkpoint
 from onchip.engine import Learner, Rounding
 from onchip.plan import MANTISSA_MAX, MANTISSA_MIN, Plan, build
 from onchip.simulate import simulate
-from onchip.spec import LearningError, Mode, Rule, Spec
+from onchip.spec import LearningError, Mode, Rule, Spec, check_seed
 
 EngineName = Literal["fast", "lava"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
@@ -68,7 +68,7 @@ def learn(
     x: NDArray[Any] | Samples,
     labels: NDArray[Any],
     *,
-    mode: Mode = "hidden",
+    mode: Mode | None = None,
     rule: Rule | None = None,
     spec: Spec | None = None,
     epochs: int = 1,
@@ -84,8 +84,8 @@ def learn(
     encoded.
 
     labels: the class of each sample, ``[N]``, 0..classes − 1.
-    mode: what is plastic: the hidden layer (the one before the last), the readout (the last
-        layer), or both. Layers further in front stay as they are.
+    mode: what is plastic: the hidden layer (the one before the last; the default), the readout
+        (the last layer), or both. Layers further in front stay as they are.
     rule: its numbers. spec: several blocks, in place of mode and rule.
     epochs: how often every sample is seen, each time in another order, drawn from ``seed``.
     engine: ``fast``, compiled, or ``lava``, Lava's CPU simulator in a supervised child process.
@@ -106,9 +106,7 @@ def learn(
     if engine == "lava" and (rounding != "lava" or saved is not None):
         what = "rounds in its own way alone" if saved is None else "can keep no checkpoint"
         raise LearningError(f"Lava {what}: use the fast engine")
-    plan, x, order, labels = _plan(
-        network, x, labels, spec or Spec.of_mode(mode, rule), epochs, seed
-    )
+    plan, x, order, labels = _plan(network, x, labels, _spec(spec, mode, rule), epochs, seed)
     if engine == "lava":
         outcome = simulate(
             plan,
@@ -124,6 +122,14 @@ def learn(
     return _result(plan, learner.learned, len(order), steps, seconds)
 
 
+def _spec(spec: Spec | None, mode: Mode | None, rule: Rule | None) -> Spec:
+    if spec is None:
+        return Spec.of_mode(mode or "hidden", rule)
+    if mode is not None or rule is not None:
+        raise LearningError("a spec says what learns, and by which rule: leave mode and rule out")
+    return spec
+
+
 def _plan(
     network: Network,
     x: NDArray[Any] | Samples,
@@ -133,6 +139,7 @@ def _plan(
     seed: int,
 ) -> tuple[Plan, NDArray[Any] | Samples, NDArray[np.intp], NDArray[np.int64]]:
     """The plan, the data, which of them come in which order, and the labels in that order."""
+    check_seed(seed)
     x, labels = check_data(network, x, labels)
     if epochs < 1:
         raise LearningError(f"epochs is {epochs}: at least one is needed")
@@ -211,7 +218,7 @@ def verify(
     labels: NDArray[Any],
     samples: int,
     *,
-    mode: Mode = "hidden",
+    mode: Mode | None = None,
     rule: Rule | None = None,
     spec: Spec | None = None,
     epochs: int = 1,
@@ -221,9 +228,7 @@ def verify(
 ) -> Proof:
     """The first ``samples`` of what :func:`learn` would do with the rest, in both engines, and a
     comparison of all learned weights as they are then."""
-    plan, x, order, labels = _plan(
-        network, x, labels, spec or Spec.of_mode(mode, rule), epochs, seed
-    )
+    plan, x, order, labels = _plan(network, x, labels, _spec(spec, mode, rule), epochs, seed)
     if not 1 <= samples <= len(order):
         raise LearningError(f"{samples} samples to verify: the run has 1 to {len(order)}")
     some = _take(x, order[:samples])

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from loihi import INTEGRATOR, Dense, Encoding, Layer, Network, Neuron
 from loihi.engine import Engine
 from loihi.formats import STATE_SHIFT
-from onchip.spec import LOOP, Feedback, LearningError, Local, Mode, Rule, Spec
+from onchip.spec import LOOP, Feedback, LearningError, Local, Mode, Rule, Spec, check_seed
 
 MANTISSA_MIN, MANTISSA_MAX = -128, 127
 """What a plastic synapse of either sign holds in its 8 bits."""
@@ -203,6 +203,7 @@ def random_network(
     hidden: neurons, of each layer where there are several. weight, readout: the largest hidden and
     readout weight, 1..127. Deterministic in ``seed``.
     """
+    check_seed(seed)
     rng = np.random.Generator(np.random.PCG64(seed))
     sizes = (inputs, *((hidden,) if isinstance(hidden, int) else hidden))
     if min(sizes) < 1:
@@ -227,6 +228,8 @@ def build(
     """
     if not isinstance(spec, Spec):
         spec = Spec.of_mode(spec, rule)
+    elif rule is not None:
+        raise LearningError("a spec has its rule: leave rule out")
     last = len(network.layers) - 1
     blocks = _resolve(network, spec)
     _check(network, blocks)
@@ -388,7 +391,8 @@ def _stages(
             spread = float(np.median(np.abs(weights).sum(axis=1))) * rule.amplitude / 127
         neuron = network.layers[index].neuron
         assert isinstance(neuron, Neuron)  # it has been checked
-        window = max(1, round(rule.window * ((neuron.vth or 0) << STATE_SHIFT)))
+        # v stays below 2^23: no distance from the threshold is larger than 2^24.
+        window = min(2**24, max(1, round(rule.window * ((neuron.vth or 0) << STATE_SHIFT))))
         stages.insert(0, Stage(index, above, back, window, _bits(spread)))
     return stages
 

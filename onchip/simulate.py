@@ -408,7 +408,7 @@ def _dense(weight: NDArray[Any], graded: bool) -> Any:
 def _neuron(layer: Layer, shape: tuple[int, ...]) -> dict[str, Any]:
     """The parameters of Lava's LIFReset, but for the reset."""
     neuron = layer.neuron
-    assert isinstance(neuron, Neuron)  # the block has been checked
+    assert isinstance(neuron, Neuron)  # the network has been checked
     bias = np.asarray(neuron.bias)
     if bias.ndim == 1 and len(shape) == 3:
         bias = bias[:, None, None]

@@ -21,18 +21,12 @@ those in between that no block names, stay as they are.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from loihi import PumiceError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from loihi import PumiceError, toml
 
 Mode = Literal["hidden", "readout", "both"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -41,12 +35,16 @@ Feedback = Literal["fixed", "random", "mirrored"]
 
 LOOP = 2
 """Steps from an error to the third factor of a block's last layer, on top of the forward pass."""
-LARGEST = 2**20
-"""Bytes of a spec file: more is none."""
 
 
 class LearningError(PumiceError):
     """A network, data or numbers that cannot learn on the chip."""
+
+
+def check_seed(seed: Any) -> None:
+    """Raises :class:`LearningError` for what is no seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise LearningError(f"seed is {seed!r}, use a whole number from 0")
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,8 @@ class Rule:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise LearningError(f"rule: {name} is {value}, use a whole number {low}..{high}")
-        if not isinstance(self.window, (int, float)) or not 0 < self.window < 2**24:
+        number = isinstance(self.window, (int, float)) and not isinstance(self.window, bool)
+        if not number or not 0 < self.window < 2**24:
             raise LearningError(f"rule: window is {self.window}, it must be positive")
 
     @classmethod
@@ -185,8 +184,7 @@ class Spec:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise LearningError("spec: no block is named, so nothing would learn")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise LearningError(f"spec: seed is {self.seed!r}, use a whole number from 0")
+        check_seed(self.seed)
         for block in self.blocks:
             for name in SHARED:
                 if getattr(self.rule_of(block), name) != getattr(self.rule, name):
@@ -195,12 +193,30 @@ class Spec:
         if self.rule.gap < needed:
             raise LearningError(f"rule: gap is {self.rule.gap}, blocks of 2 layers need {needed}")
 
+    @property
+    def name(self) -> str:
+        """The mode's where it is one, else how many blocks there are."""
+        for mode in MODES:
+            if self.blocks == Spec.of_mode(mode).blocks:
+                return mode
+        return "1 block" if len(self.blocks) == 1 else f"{len(self.blocks)} blocks"
+
     def rule_of(self, block: Local) -> Rule:
         """The rule's numbers for one of the blocks."""
         return block.rule or self.rule
 
     def with_settings(self, settings: Sequence[str]) -> Spec:
-        """This spec with some numbers of the rule changed, by texts as ``gap=4``: of all blocks."""
+        """This spec with some numbers of the rule changed, by texts as ``gap=4``: of all blocks.
+
+        Raises :class:`LearningError` also for numbers of what does not learn here.
+        """
+        hidden = any(block.layers for block in self.blocks)
+        readout = any(block.classifier == "trainable" for block in self.blocks)
+        for name in (setting.partition("=")[0] for setting in settings):
+            if (name.startswith("hidden_") or name == "window") and not hidden:
+                raise LearningError(f"rule: {name} is of hidden layers, and none learns here")
+            if name.startswith("readout_") and not readout:
+                raise LearningError(f"rule: {name} is of classifiers, and none learns here")
         changed = [
             replace(b, rule=None if b.rule is None else b.rule.with_settings(settings))
             for b in self.blocks
@@ -221,8 +237,8 @@ class Spec:
         """A spec from TOML, as above. Raises :class:`LearningError`: where, and what it should
         be."""
         try:
-            found = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            found = toml.loads(text)
+        except toml.TomlError as error:
             raise LearningError(f"no TOML: {error}") from None
         _known(found, ("rule", "block", "seed"), "the spec")
         rule = Rule().with_numbers(found.get("rule", {}))
@@ -234,13 +250,9 @@ class Spec:
     @classmethod
     def read(cls, path: Path) -> Spec:
         """A spec from a file. Raises :class:`LearningError` that names it."""
+        text = toml.text(path, LearningError, "a spec")
         try:
-            if path.stat().st_size > LARGEST:
-                raise LearningError(f"more than {LARGEST} bytes")
-            return cls.parse(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
-            raise LearningError(f"{path}: {reason}") from None
+            return cls.parse(text)
         except LearningError as error:
             raise LearningError(f"{path}: {error}") from None
 

@@ -217,7 +217,7 @@ def new_classes(
             raise LearningError(f"class {both[0]} cannot be both old and new")
     if not known:
         raise LearningError(f"{data.name}: no old class is left beside the new {list(new)}")
-    rng = np.random.Generator(np.random.PCG64([seed, 0]))
+    rng = _rng(seed, 0)
     is_new, is_old = (np.isin(data.y_train, list(some)) for some in (new, known))
     again = _some(np.flatnonzero(is_old), data.y_train, replay, rng)
     wanted = len(again)
@@ -263,11 +263,17 @@ def new_sensor(
             f"{second.name} has samples of {list(second.x_train.shape[1:])}, "
             f"{data.name} of {list(data.x_train.shape[1:])}"
         )
-    rng = np.random.Generator(np.random.PCG64([seed, 0]))
+    rng = _rng(seed, 0)
     again = _some(np.arange(len(data.y_train)), data.y_train, replay, rng)
 
+    rescale = rescale and (second.low, second.high) != (data.low, data.high)
+    if rescale and not second.high > second.low:
+        raise LearningError(
+            f"{second.name} goes from {second.low:g} to {second.high:g}: no range to rescale"
+        )
+
     def like(x: NDArray[Any]) -> NDArray[Any]:
-        if rescale and (second.low, second.high) != (data.low, data.high):
+        if rescale:
             part = (x.astype(np.float64) - second.low) / (second.high - second.low)
             x = part * (data.high - data.low) + data.low
         return x.reshape(len(x), *data.x_train.shape[1:])
@@ -334,14 +340,14 @@ def grown(network: Network, classes: int, *, spread: float = 1.0, seed: int = 0)
     more = classes - len(weight)
     if more < 0:
         raise LearningError(f"layer {name} has {len(weight)} outputs, {classes} would be fewer")
-    if not spread >= 0:
-        raise LearningError(f"spread is {spread}: use 0 or more")
+    if not 0 <= spread < np.inf:
+        raise LearningError(f"spread is {spread}: use 0 or more, and a number")
     low, high = int(weight.min()), int(weight.max())
     mixed = low < 0 < high
     # The standard deviation of uniform numbers is their range's width by √12.
-    bound = min(max(-low, high), round(spread * float(weight.std()) * (3 if mixed else 12) ** 0.5))
+    bound = round(min(max(-low, high), spread * float(weight.std()) * (3 if mixed else 12) ** 0.5))
     grid = 2 if mixed and not (low >= -128 and high <= 127) else 1
-    rng = np.random.Generator(np.random.PCG64([seed, 1]))
+    rng = _rng(seed, 1)
     rows = grid * rng.integers(
         -(bound // grid) if low < 0 else 0,
         bound // grid if low >= 0 or high > 0 else 0,
@@ -365,7 +371,7 @@ def grown(network: Network, classes: int, *, spread: float = 1.0, seed: int = 0)
 def run(
     task: Task,
     *,
-    mode: Mode = "readout",
+    mode: Mode | None = None,
     rule: Rule | None = None,
     spec: Spec | None = None,
     epochs: int = 1,
@@ -412,7 +418,7 @@ def run(
     )
     after = tested(learned.network, task.tests)
     changes = compare(task.network, learned.network)
-    name = mode if spec is None else f"{len(spec.blocks)} blocks"
+    name = (mode or "hidden") if spec is None else spec.name
     return Report(task, name, before, after, learned, changes, kept)
 
 
@@ -447,6 +453,12 @@ class _Copy:
     y_test: NDArray[np.int64]
     low: float
     high: float
+
+
+def _rng(seed: int, stream: int) -> np.random.Generator:
+    if seed < 0:
+        raise LearningError(f"seed is {seed}: use 0 or more")
+    return np.random.Generator(np.random.PCG64([seed, stream]))
 
 
 def _encoding(network: Network, data: Labelled) -> Encoding:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -162,7 +163,7 @@ def result(job: Job, folder: Path) -> object:
         return netx.read(path)
     if path.suffix == ".html":
         text = path.read_text("utf-8")
-        return ("</html>" in text, "0 mismatches" in text or "mismatch" in text)
+        return ("</html>" in text, re.findall(r"([\d,]+) mismatch", text))
     return [line for line in path.read_text("utf-8").splitlines() if not line.startswith("data")]
 
 

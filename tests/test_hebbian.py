@@ -299,6 +299,7 @@ def test_settings():
         ({"mode": "reward", "labels": np.full(5, 3)}, r"classes 0\.\.2"),
         ({"mode": "reward", "labels": np.zeros(5)}, "class numbers"),
         ({"mode": "reward", "rewards": np.full(5, 1.5)}, r"−1\.0\.\.1\.0"),
+        ({"rewards": np.full(5, 0.5)}, "'stdp' learns from no rewards"),
         ({"x": np.zeros((7, 5, 2, 3, 3), int)}, "7 steps a sample"),
         ({"x": np.zeros((12, 0, 2, 3, 3), int)}, "no sample"),
     ],
@@ -308,6 +309,18 @@ def test_refusals(change, said):
     with pytest.raises(PumiceError, match=said) as caught:
         learn(deep(), given.pop("x"), given.pop("labels", None), **given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("steps", [7, 25])
+def test_samples_of_another_length(steps):
+    block = build(single(), "stdp", Hebbian(gap=16))
+    x = np.zeros((steps, 3, 12), int)
+    for call in (
+        lambda: HebbianLearner(block, np.zeros(3)).learn(x),
+        lambda: simulate(block, x, np.zeros(3)),
+    ):
+        with pytest.raises(PumiceError, match=f"samples of {steps} steps, .* encoding has 20"):
+            call()
 
 
 def test_what_cannot_be_rewarded():

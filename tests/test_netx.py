@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -426,6 +427,16 @@ def put(name: str, value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
+def encoded(key: str, value: Any) -> Callable[[h5py.File], None]:
+    """A number of our own encoding changed."""
+
+    def change(file: h5py.File) -> None:
+        said = json.loads(file["pumice"].attrs["encoding"])
+        file["pumice"].attrs["encoding"] = json.dumps({**said, key: value})
+
+    return change
+
+
 def drop(name: str) -> Callable[[h5py.File], None]:
     return lambda file: file.__delitem__(name)
 
@@ -485,6 +496,11 @@ def cell(name: str, value: Any) -> Callable[[h5py.File], None]:
         (lambda f: f["pumice"].attrs.modify("version", 2), "pumice/version is 2"),
         (lambda f: f["pumice"].attrs.modify("encoding", "{"), "its encoding cannot be read"),
         (lambda f: f["pumice"].attrs.modify("encoding", "[]"), "its encoding cannot be read"),
+        (lambda f: f["pumice"].attrs.modify("encoding", "[" * 20_000), "its encoding cannot be"),
+        (encoded("low", -(10**400)), "its encoding cannot be read: int too large"),
+        (encoded("high", float("inf")), "its encoding cannot be read: high is inf"),
+        (encoded("time_steps", 10**400), "its encoding cannot be read: whole numbers within"),
+        (encoded("seed", -1), "its encoding cannot be read: whole numbers within"),
         (lambda f: f["pumice"].attrs.modify("readout", "loud"), "readout 'loud'"),
     ],
 )

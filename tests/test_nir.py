@@ -341,6 +341,7 @@ def test_without_our_metadata_the_chips_numbers_are_found_again() -> None:
             "cannot be read: 'encoding'",
         ),
         ({"dt": "soon"}, "cannot be read: could not convert"),
+        ({"dt": 0.0}, "cannot be read: dt is 0"),
     ],
 )
 def test_metadata_that_cannot_be_read(said: dict[str, Any], says: str) -> None:
@@ -356,6 +357,24 @@ def test_metadata_beyond_the_chip() -> None:
     about["layers"][0]["du"] = 5000
     graph.metadata["pumice"]["network"] = json.dumps(about)
     with pytest.raises(NirError, match=r"du is 5000, outside 0\.\.4096"):
+        nir_io.from_graph(graph)
+
+
+@pytest.mark.parametrize("bound", [10**400, float("inf")])
+def test_metadata_beyond_a_float(bound: float) -> None:
+    graph = nir_io.to_graph(image())
+    about = json.loads(graph.metadata["pumice"]["network"])
+    about["encoding"]["high"] = bound
+    graph.metadata["pumice"]["network"] = json.dumps(about)
+    with pytest.raises(NirError, match="metadata under pumice cannot be read: ") as caught:
+        nir_io.from_graph(graph)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_endless_input_under_our_metadata() -> None:
+    graph = nir_io.to_graph(image())
+    graph.nodes["input"].input_type["input"] = np.array([1, np.inf, 8])
+    with pytest.raises(NirError, match=r"metadata under pumice cannot be read: .*infinity"):
         nir_io.from_graph(graph)
 
 

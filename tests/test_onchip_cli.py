@@ -24,7 +24,9 @@ def pumice(tmp_path, capfd):
     np.savez(data, x_train=x[:32], y_train=y[:32], x_test=x[32:], y_test=y[32:])
 
     def pumice(*arguments, out="learned.net"):
-        options = ("--hidden", "24", "--time-steps", "6", "--out", str(tmp_path / out), "--json")
+        own = any(str(a).endswith(".net") for a in arguments[:1])
+        shape = () if own else ("--hidden", "24", "--time-steps", "6")
+        options = (*shape, "--out", str(tmp_path / out), "--json")
         code = main(["learn", "--data", str(data), *options, *map(str, arguments)])
         return code, json.loads(capfd.readouterr().out)
 
@@ -161,6 +163,17 @@ def test_more_classes_than_the_network_has(pumice, tmp_path):
     assert answer["tests"]["new"][1] > 0.5
 
 
+def test_says_what_was_plastic(pumice):
+    assert pumice("--mode", "readout")[1]["report"]["mode"] == "readout"
+
+
+def test_a_folder_that_is_not_there_is_said_before_learning(pumice, monkeypatch):
+    monkeypatch.setattr(Learner, "learn", None)
+    code, answer = pumice(out="none/learned.net")
+    assert code == 1
+    assert "cannot be written" in answer["error"]
+
+
 def test_a_history_and_its_page(pumice, tmp_path):
     page, history = tmp_path / "page.html", tmp_path / "history.jsonl"
     code, _ = pumice("--epochs", 3, "--history", history, "--html", page)
@@ -195,6 +208,15 @@ def test_by_spikes(pumice, tmp_path):
         (("--rescale",), "--rescale is for --second"),
         (("--drift", "turned=2"), "turned=2"),
         (("--mode", "stdp", "--verify", "2"), "--verify is of learning by errors"),
+        (("--mode", "hidden", "--rule", "readout_rate=3"), "of classifiers, and none learns"),
+        (("--mode", "readout", "--rule", "hidden_rate=3"), "of hidden layers, and none learns"),
+        (("--verify", "2", "--rounding", "chip-like"), "Lava, which rounds in its own way"),
+        (("--engine", "lava", "--history", "x"), "of the fast engine alone"),
+        (("--html", "none/x.html"), "none/x.html: cannot be written: No such file"),
+        (("--checkpoint", "none/x"), "none/x: cannot be written: No such file"),
+        (("--classes", ""), "numbers, as 8,9"),
+        (("--replay", ""), "all is learned here"),
+        (("none.net", "--time-steps", "4"), "leave MODEL.net out"),
         (("--mode", "reward", "--rule", "leak=2"), "name one of gap, pre_tau"),
     ],
 )

@@ -406,6 +406,16 @@ def test_samples_are_encoded_when_needed():
         np.testing.assert_array_equal(layer.synapse.weight, other.synapse.weight)
 
 
+def test_a_window_wider_than_any_voltage():
+    """Beyond 2^31 in units of v: as wide as can be, not none."""
+    x, labels = data(6, 1)
+    wide, wider = (
+        learn(small(1), x, labels, rule=replace(RULE, window=window)) for window in (1e4, 8e6)
+    )
+    assert sum(wide.changed.values()) > 0
+    np.testing.assert_array_equal(wide.learned[0], wider.learned[0])
+
+
 class TestRefused:
     def refused(self, match, **options):
         x, labels = data()
@@ -430,6 +440,12 @@ class TestRefused:
         ):
             with pytest.raises(PumiceError, match=match):
                 Rule.of([text])
+
+    def test_a_spec_and_a_mode(self):
+        spec = Spec((Local((0,)),), RULE)
+        self.refused("leave mode and rule out", spec=spec, mode="both")
+        self.refused("leave mode and rule out", spec=spec, rule=RULE)
+        self.refused("seed is -1", seed=-1)
 
     def test_more_samples_than_labels(self):
         x, labels = data()

@@ -9,7 +9,18 @@ import pytest
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from loihi import INTEGRATOR, Conv, Dense, Encoding, Layer, Network, Neuron, decide, reference
+from loihi import (
+    INTEGRATOR,
+    Conv,
+    Dense,
+    Encoding,
+    Layer,
+    Network,
+    Neuron,
+    charts,
+    decide,
+    reference,
+)
 from onchip import picture, tasks
 from onchip.drift import Drift
 from onchip.learn import Samples, accuracy, learn
@@ -98,6 +109,11 @@ class TestGrown:
         )
         with pytest.raises(LearningError, match="ends in a dense layer"):
             tasks.grown(image, 3)
+        for spread in (float("inf"), float("nan"), -1.0):
+            with pytest.raises(LearningError, match=f"spread is {spread}: use 0 or more"):
+                tasks.grown(network(), 12, spread=spread)
+        widest = tasks.grown(network(), 12, spread=1e308)
+        assert widest.classes == 12
 
 
 class TestNewClasses:
@@ -247,6 +263,21 @@ class TestSensors:
         for part in ("turn=40", "simulated", "third factors", "at the limit"):
             assert part in page
 
+    def test_a_second_data_set_of_one_value(self, digits):
+        second = replace(digits, name="mine", low=3.0, high=3.0)
+        with pytest.raises(LearningError, match="mine goes from 3 to 3: no range to rescale"):
+            tasks.new_sensor(network(), digits, second, rescale=True)
+        assert len(tasks.new_sensor(network(), digits, second).learn) == 600
+
+    def test_a_seed_below_0(self, digits):
+        for call in (
+            lambda: tasks.new_classes(network(), digits, (8, 9), seed=-1),
+            lambda: tasks.grown(network(), 12, seed=-1),
+            lambda: tasks.drifted(network(), digits, Drift(turn=40), seed=-1),
+        ):
+            with pytest.raises(LearningError, match="seed is -1: use 0 or more"):
+                call()
+
     def test_a_second_data_set(self, digits):
         flat = (digits.x_train.reshape(600, 64) / 32.0, digits.x_test.reshape(400, 64) / 32.0)
         second = Data("mine", flat[0], digits.y_train, flat[1], digits.y_test, 0.0, 0.5)
@@ -359,3 +390,11 @@ class TestDrift:
                 Drift.of([text])
         with pytest.raises(LearningError, match="are no images"):
             Drift(turn=1).apply(np.zeros((3, 64)), 0, 1)
+
+
+def test_figures_of_nothing():
+    for zero in (True, False):
+        assert "<svg" in str(charts.curves("", [1, 2], {"a": [None, None]}, zero=zero))
+        assert "<circle" in str(charts.curves("", [1, 2], {"a": [None, 3.0]}, zero=zero))
+    assert "<rect" not in str(charts.bars("", {}))
+    assert str(charts.bars("", {"a": 2.0})).count("<rect") == 1

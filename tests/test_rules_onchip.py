@@ -24,6 +24,7 @@ CASES = max(60, int(os.environ.get("PUMICE_SOAK", "0")))
 FIRST = 0 if CASES == 60 else int(np.random.default_rng().integers(2**31))
 STDP = {"x1": (16, 10.0), "y1": (16, 10.0)}
 TRACES = {"pre_trace": Trace(10), "post_trace": Trace(10)}
+SCALED = {"pre_trace": Trace(10, room=2), "post_trace": Trace(10, room=4)}
 
 
 def refused(call, name):
@@ -128,6 +129,14 @@ def test_what_lava_does_not_read(text, name):
         ({"dw": "x0*(w + 256)"}, "constant-range"),
         ({"dw": "x0*(x1 + 64)", "x1": (16, 10)}, "factor-clips"),
         ({"dt": "u2*t", "dw": "u1*t"}, "u-mixed"),
+        ({"dw": "1" * 5000 + "*x0"}, "mantissa-range"),
+        ({"dw": "999999999*" * 900 + "x0"}, "mantissa-range"),
+        ({"dw": "2^" + "1" * 5000 + "*x0"}, "exponent-range"),
+        ({"dw": "x0*(w + " + "1" * 5000 + ")"}, "mantissa-range"),
+        ({"dw": "x0" + "*x1" * 200, "x1": (16, 10)}, "product-overflow"),
+        ({"dw": "x0*x1", "x1": (16, 10, 3)}, "shape"),
+        ({"dw": "x0*x1", "x1": (16,)}, "shape"),
+        ({"dw": "x0*w", "epoch": float("nan")}, "epoch-range"),
     ],
 )
 def test_rules_that_do_something_else(options, name):
@@ -161,6 +170,38 @@ def test_any_text_is_read_or_refused(text):
     ):
         with contextlib.suppress(RuleError):
             call()
+
+
+SIGNS = st.sampled_from(["*", "*", "*", "*", "+", "-", "/", "^", ""])
+LONG = "1" * 5000
+WORDS = {
+    "lava": ["x0", "x1", "y0", "y1", "y2", "w", "t", "u0", "u3", "u12", "sgn(w)", "sgn(", "(", ")",
+             "(w-3)", "2", "3", "7", "2^-7", "2^99", "999999999", "1.5", LONG, "x1*y1" + "*x1" * 70,
+             "9*" * 60 + "2", "\u0663"],
+    "ours": ["pre", "post", "pre_trace", "post_trace", "weight", "tag", "reward", "every(2)", "2",
+             "sign(tag)", "sign(", "every(", "(", ")", "(pre_trace-0.5)", "(tag-1e308)", "0.8",
+             "1e308", "1e-323", "1e-200", "999", LONG, "post" + "*pre_trace" * 30,
+             "weight" + "*weight" * 70, "\ndt = pre", "\u0663"],
+}  # fmt: skip
+
+
+def phrases(kind: str, first: str):
+    word = st.tuples(st.sampled_from(WORDS[kind]), SIGNS).map("".join)
+    return st.lists(word, max_size=6).map(lambda words: (first + "".join(words)).strip("*+-/^"))
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(phrases("lava", "x0*"), phrases("lava", ""), phrases("ours", "dw = pre * "))
+def test_any_phrase_is_read_or_refused(begun, lava, ours):
+    """Of whole words, numbers at the ends of what numbers can be among them."""
+    for call in (
+        lambda: read_rule(dw=begun, x1=(9, 9), y1=(9, 9)),
+        lambda: read_rule(dw=lava, x1=(9, 9), y1=(9, 9)),
+        lambda: compile_rule(ours, traces=SCALED),
+    ):
+        with contextlib.suppress(RuleError):
+            for term in getattr(call(), "terms", ()):
+                assert np.isfinite([term.wanted, term.compiled, term.error, term.largest]).all()
 
 
 def test_brackets_without_end():
@@ -198,6 +239,12 @@ def test_brackets_without_end():
         ("dw = pre_trace^2", {}, "syntax"),
         ("dw = 1e999 * pre", {}, "syntax"),
         ("dw = 0^-1 * pre", {}, "syntax"),
+        ("dw = 1e-323*pre_trace*post", {}, "coefficient-range"),
+        ("dw = 1e308*pre_trace*post + 1e308*pre_trace*post", {}, "syntax"),
+        ("dw = post" + "*pre_trace" * 200, {}, "syntax"),
+        ("dw = pre*1e308" + "*weight" * 60, {}, "coefficient-range"),
+        ("dw = pre*(pre_trace - 1e308)", {}, "constant-range"),
+        ("dw = pre*every(" + "1" * 5000 + ")", {}, "u-name"),
     ],
 )  # fmt: skip
 def test_refusals(text, options, name):
@@ -208,6 +255,13 @@ def test_a_trace_that_is_none():
     for tau in (0, 0.5, 65535, float("inf"), float("nan")):
         refused(lambda tau=tau: Trace(tau), "trace-tau")
     refused(lambda: Trace(5, room=0.5), "impulse-range")
+
+
+def test_the_impulse_is_all_of_the_room():
+    """127 / (127 / i) is a little less than i for 13, 26 and 52."""
+    for impulse in range(1, 128):
+        assert Trace(5, room=127 / impulse).impulse == impulse
+    assert [Trace(5, room=room).impulse for room in (1, 2, 3, 4, 127)] == [127, 63, 42, 31, 1]
 
 
 class TestCoefficients:
@@ -259,7 +313,7 @@ def changed(compiled, pre, post, third=None, start=0, out=400):
     synapses = Synapses(np.full((out, len(pre[0])), start), compiled.rule, rounding="chip-like")
     post = np.repeat(np.asarray(post)[:, None], out, axis=1)
     third = None if third is None else np.repeat(np.asarray(third)[:, :, None], out, axis=2)
-    synapses.run(np.asarray(pre), post, third)
+    synapses.run(np.asarray(pre, dtype=bool), post.astype(bool), third)
     moved = synapses.weight - start
     return moved.mean(), 4 * moved.std() / np.sqrt(moved.size)
 
@@ -399,7 +453,7 @@ class TestChipLike:
             for seed in (1, 2)
         ]
         for synapses in moved:
-            synapses.run(np.ones((1, 200)), np.zeros((1, 300)))
+            synapses.run(np.ones((1, 200), int), np.zeros((1, 300), int))
             weight = synapses.weight.astype(float)
             assert abs(weight.mean() - 0.5) < 4 * 0.5 / np.sqrt(weight.size)
             for one, other in ((weight[1:], weight[:-1]), (weight[:, 1:], weight[:, :-1])):
@@ -410,9 +464,9 @@ class TestChipLike:
     def test_traces_fade_on_average(self):
         rule = read_rule(dw="2^-7*y0*x1", x1=(100, 9))
         synapses = Synapses(np.zeros((2, 4000), int), rule, rounding="chip-like")
-        pre = np.zeros((11, 4000))
+        pre = np.zeros((11, 4000), int)
         pre[0] = 1
-        trace = synapses.run(pre, np.zeros((11, 2)), record=True).x[-1, 0]
+        trace = synapses.run(pre, np.zeros((11, 2), int), record=True).x[-1, 0]
         assert abs(trace.mean() - 100 * np.exp(-10 / 9)) < 4 * trace.std() / np.sqrt(4000)
         assert trace.std() > 0.5
 
@@ -429,6 +483,10 @@ class TestChipLike:
     [
         ({"pre": -1}, "negative-payload"),
         ({"pre": 2}, "payload-range"),
+        ({"pre": 0.7}, "shape"),
+        ({"pre": float("nan")}, "shape"),
+        ({"post": 0.7}, "shape"),
+        ({"third": np.zeros((5, 3, 4))}, "shape"),
         ({"post": 2}, "graded-post"),
         ({"third": np.zeros((5, 3, 4), int)}, "factors"),
         ({"post": np.zeros((5, 3), int)}, "shape"),

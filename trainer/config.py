@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
+from loihi import toml
 from loihi.encoding import KINDS
 from loihi.errors import PumiceError
 from loihi.network import Readout
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 class ConfigError(PumiceError):
@@ -124,7 +119,7 @@ class TrainConfig:
             self._check_choice(name, choices)
         for name, (low, high) in _RANGES.items():
             if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} is {getattr(self, name)}: use {low}..{high}")
+                raise ConfigError(f"{name} is {_shown(getattr(self, name))}: use {low}..{high}")
         if self.per_neuron and self.neuron in ("chip", "soft"):
             raise ConfigError(
                 f"per_neuron with neuron {self.neuron!r}: Loihi's and Lava's LIF hold one "
@@ -139,12 +134,12 @@ class TrainConfig:
         if right and isinstance(value, tuple):
             right = all(isinstance(n, int) and not isinstance(n, bool) for n in value)
         if not right:
-            raise ConfigError(f"{name} is {value!r}: expected {_expected(name, default)}")
+            raise ConfigError(f"{name} is {_shown(value)}: expected {_expected(name, default)}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
             raise ConfigError(
-                f"{name} {getattr(self, name)!r} is unknown: use one of {', '.join(choices)}"
+                f"{name} {_shown(getattr(self, name))} is unknown: use one of {', '.join(choices)}"
             )
 
     @classmethod
@@ -170,13 +165,7 @@ class TrainConfig:
     @classmethod
     def read(cls, path: Path) -> TrainConfig:
         """From a TOML file."""
-        try:
-            with Path(path).open("rb") as file:
-                settings = tomllib.load(file)
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not a TOML file: {error}") from None
+        settings = toml.read(Path(path), ConfigError, "a config file")
         try:
             return cls.from_dict(settings)
         except ConfigError as error:
@@ -192,9 +181,15 @@ class TrainConfig:
 def parsed(text: str) -> Any:
     """A value as config.toml would have it; what is no TOML value is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return toml.loads(f"value = {text}")["value"]
+    except toml.TomlError:
         return text
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it: of a long one, how it begins."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _expected(name: str, default: Any) -> str:

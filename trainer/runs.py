@@ -292,15 +292,15 @@ def _metrics(text: str) -> tuple[dict[str, Any], ...]:
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number}: {error}") from None
-        if not isinstance(row, dict) or not isinstance(row.get("epoch"), int):
+        if not isinstance(row, dict) or not _is_whole(row.get("epoch")):
             raise ValueError(f"line {number} is no object with an epoch")
         if found and row["epoch"] <= found[-1]["epoch"]:
             raise ValueError(f"line {number}: epoch {row['epoch']} after {found[-1]['epoch']}")
         for name in (*_NUMBERS, "spikes"):
             if not _is_number(row.get(name)):
-                raise ValueError(f"line {number}: {name} is {row[name]!r}, not a number")
+                raise ValueError(f"line {number}: {name} is {_short(row[name])}, not a number")
         rates = row.get("spike_rates")
         if rates is not None and not (isinstance(rates, list) and all(map(_is_number, rates))):
             raise ValueError(f"line {number}: spike_rates are not a list of numbers")
@@ -312,14 +312,23 @@ def _is_number(value: Any) -> bool:
     """Or nothing."""
     if value is None:
         return True
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_whole(value: Any) -> bool:
+    """Of 64 bits: what JSON may hold beyond is more than a float does."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _environments(text: str) -> tuple[dict[str, Any], ...]:
     found = json.loads(text)
     if not isinstance(found, list) or not all(
-        isinstance(noted, dict) and isinstance(noted.get("from_epoch"), int) for noted in found
+        isinstance(noted, dict) and _is_whole(noted.get("from_epoch")) for noted in found
     ):
         raise ValueError("it is no list of objects with from_epoch")
     return tuple(
@@ -333,8 +342,8 @@ def _verification(text: str) -> dict[str, Any]:
         raise ValueError("it is no object")
     for name in ("mismatches", "compared", "samples"):
         value = found.get(name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise ValueError(f"{name} is {value!r}, not a whole number")
+        if not _is_whole(value):
+            raise ValueError(f"{name} is {_short(value)}, not a whole number")
     between = found.get("between")
     if not isinstance(between, list) or not all(isinstance(name, str) for name in between):
         raise ValueError("between is no list of names")
@@ -348,5 +357,5 @@ def _is_layer(layer: Any) -> bool:
     return (
         isinstance(layer, dict)
         and isinstance(layer.get("name"), str)
-        and all(isinstance(layer.get(n), int) for n in ("compared", "mismatches"))
+        and all(_is_whole(layer.get(n)) for n in ("compared", "mismatches"))
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields
+from math import isfinite
 from typing import Any
 
 import h5py
 
+from lava_export.damage import UNREADABLE
 from lava_export.netx.fields import INT, Attributes, NetxError, Place, at, pair, subgroup
 from loihi import (
     ComplexDense,
@@ -118,14 +120,16 @@ def _encoding(place: Attributes) -> tuple[Encoding, Readout]:
         said = json.loads(own.attrs["encoding"])
         said["payload"] = tuple(said["payload"])
         numbers = (said["time_steps"], said["seed"], *said["payload"])
-        if not all(type(n) is int for n in numbers):
-            raise TypeError("whole numbers expected")
+        if not all(type(n) is int and -INT <= n <= INT for n in numbers) or said["seed"] < 0:
+            raise TypeError(f"whole numbers within {INT} expected, a seed from 0")
         for bound in ("low", "high"):
             if said[bound] is not None:
                 said[bound] = float(said[bound])
+                if not isfinite(said[bound]):
+                    raise ValueError(f"{bound} is {said[bound]}")
         encoding = Encoding(**said)
         readout: Readout = own.attrs["readout"]
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (*UNREADABLE, AttributeError) as error:
         raise NetxError(f"pumice: its encoding cannot be read: {error}") from None
     return encoding, readout
 

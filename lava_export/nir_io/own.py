@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lava_export.damage import UNREADABLE
 from lava_export.nir_io.hdf5 import NirError, bounded, mapping, pairs
 from lava_export.nir_io.writer import VERSION, Writer, neurons_name
 from loihi import Conv, Dense, Edge, Encoding, Inject, Layer, Network, Neuron
@@ -15,10 +16,8 @@ from loihi.errors import PumiceError
 from loihi.formats import require_integer, require_integers
 from loihi.network import INPUT
 
-if TYPE_CHECKING:
-    pass
-
 _INSTEAD = "; read it without them (--ignore-metadata), as a graph of others"
+_UNREADABLE = (*UNREADABLE, AttributeError, IndexError)
 
 
 def read_own(graph: Mapping[str, Any]) -> Network | None:
@@ -31,6 +30,8 @@ def read_own(graph: Mapping[str, Any]) -> Network | None:
     nodes = mapping(graph.get("nodes"))
     try:
         dt = float(said["dt"])
+        if not 0 < dt < np.inf:
+            raise ValueError(f"dt is {dt}: a step lasts longer than 0 seconds")
         about = json.loads(said["network"])
         encoding = _encoding(about["encoding"])
         layers = tuple(
@@ -40,7 +41,7 @@ def read_own(graph: Mapping[str, Any]) -> Network | None:
         network = Network(shape, layers, encoding, about["readout"])
     except PumiceError as error:
         raise NirError(f"its metadata under pumice do not fit it: {error}{_INSTEAD}") from None
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except _UNREADABLE as error:
         words = " ".join(str(error).split())
         raise NirError(f"its metadata under pumice cannot be read: {words}") from None
     if (changed := _difference(Writer(network, dt).graph(), graph)) is not None:
@@ -54,6 +55,8 @@ def _encoding(said: Mapping[str, Any]) -> Encoding:
     numbers = [require_integer(key, said[key], 0, 2**31 - 1) for key in ("time_steps", "seed")]
     first, last = (require_integer("payload", n, -256, 255) for n in said["payload"])
     low, high = (None if said[key] is None else float(said[key]) for key in ("low", "high"))
+    if not all(n is None or np.isfinite(n) for n in (low, high)):
+        raise ValueError(f"the data's range {low}..{high} is not finite")
     return Encoding(said["kind"], numbers[0], (first, last), low, high, numbers[1])
 
 

@@ -22,9 +22,11 @@ from functools import cache
 
 from onchip.rules.language import (
     CONSTANT_MAX,
+    DIGITS_MAX,
     EVERY_MAX,
     EXPONENT_MAX,
     EXPONENT_MIN,
+    FACTORS_MAX,
     MANTISSA_MAX,
     TAU_ENDLESS,
     TRACE_MAX,
@@ -91,7 +93,8 @@ class Trace:
     @property
     def impulse(self) -> int:
         """What a spike adds on the chip, 1..127."""
-        return int(TRACE_MAX / (ROOM if self.room is None else self.room))
+        # 127 / (127 / i) is less than i for some i
+        return int(TRACE_MAX / (ROOM if self.room is None else self.room) + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -349,7 +352,7 @@ def _together(terms: Sequence[_Sum]) -> list[_Sum]:
     found: dict[tuple[_Atom, ...], float] = {}
     for term in terms:
         key = tuple(sorted(term.atoms, key=str))
-        found[key] = found.get(key, 0.0) + term.coefficient
+        found[key] = _finite(found.get(key, 0.0) + term.coefficient)
     return [_Sum(coefficient, atoms) for atoms, coefficient in found.items()]
 
 
@@ -369,6 +372,8 @@ def _terms(reader: Reader) -> list[_Sum]:
             for a in found
             for b in other
         ]
+        if any(len(term.atoms) > FACTORS_MAX for term in found):
+            raise RuleError("syntax", f"a product of more than {FACTORS_MAX} factors")
     return found
 
 
@@ -454,11 +459,13 @@ def _every(reader: Reader) -> _Atom:
     reader.need("(")
     number = reader.next() if reader.kind == "number" else ""
     reader.need(")")
-    if not number.isdecimal() or int(number) not in [2**k for k in range(EVERY_MAX + 1)]:
+    epochs = int(number) if number.isdecimal() and len(number) <= DIGITS_MAX else 0
+    if epochs not in [2**k for k in range(EVERY_MAX + 1)]:
+        said = number if len(number) <= DIGITS_MAX else f"{number[:DIGITS_MAX]}…"
         raise RuleError(
-            "u-name", f"every({number}): a number of epochs that is a power of 2, 1..{2**EVERY_MAX}"
+            "u-name", f"every({said}): a number of epochs that is a power of 2, 1..{2**EVERY_MAX}"
         )
-    return _Atom("every", every=int(number))
+    return _Atom("every", every=epochs)
 
 
 # --- to integers --------------------------------------------------------------------------------
@@ -552,11 +559,13 @@ def _term(
 
 def _factor(atom: _Atom, units: int) -> Factor:
     constant = atom.constant * units
+    if abs(constant) >= CONSTANT_MAX + 0.5:
+        raise RuleError(
+            "constant-range", f"{atom}: {constant:.4g} on the chip, use ±{CONSTANT_MAX}"
+        )
     whole = round(constant)
     if NAMES[atom.name] in ("w", "d", "t") and constant != whole:
         raise RuleError("constant-fraction", f"{atom}: beside {atom.name} use a whole number")
-    if abs(whole) > CONSTANT_MAX:
-        raise RuleError("constant-range", f"{atom}: {whole} on the chip, use ±{CONSTANT_MAX}")
     if constant and abs(whole - constant) > ERROR_MAX * abs(constant):
         raise RuleError(
             "constant-fraction", f"{atom}: {constant:.3g} on the chip is no whole number, nor near"
@@ -581,9 +590,9 @@ def _nearest(wanted: float, tolerance: float) -> tuple[tuple[int, int], ...]:
     size, sign = abs(wanted), -1 if wanted < 0 else 1
     literals = _literals()
     value, m, e = _literal(size)
-    error = abs(value - size) / size
+    error = abs(value - size) / size if 0 < size < math.inf else math.inf
     choice: tuple[tuple[int, int], ...] = ((sign * m, e),)
-    if error > tolerance:
+    if tolerance < error < math.inf:
         best = error / 2  # two products are floored twice: only for what is worth it
         for value, m, e in literals:
             rest = size - value

@@ -51,6 +51,9 @@ EVERY_MAX = 9
 """Lava reads one digit after u."""
 TEXT_MAX = 10_000
 DEPTH_MAX = 50
+DIGITS_MAX = 9
+FACTORS_MAX = 64
+"""Of a product; 32 bits overflow long before, but for signs and events."""
 
 RANGES = {
     **dict.fromkeys(TRACES, (0, TRACE_MAX)),
@@ -123,6 +126,13 @@ class Product:
     exponent: int
     factors: tuple[Factor, ...] = ()
     every: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.factors) > FACTORS_MAX:
+            raise RuleError(
+                "product-overflow", f"a product of {len(self.factors)} factors: at most "
+                f"{FACTORS_MAX}"
+            )  # fmt: skip
 
     @property
     def shift(self) -> int:
@@ -208,7 +218,7 @@ class LavaRule:
             raise RuleError("target", "it changes nothing: give dw, dd or dt")
         if self.factors not in (2, 3):
             raise RuleError("factors", f"{self.factors} factors: Lava has two-factor and three")
-        if self.epoch != int(self.epoch) or not 1 <= self.epoch <= EPOCH_MAX:
+        if not 1 <= self.epoch <= EPOCH_MAX or self.epoch != int(self.epoch):
             raise RuleError("epoch-range", f"an epoch of {self.epoch} steps: use 1..{EPOCH_MAX}")
         for name in self.traces:
             if name not in TRACES:
@@ -388,7 +398,8 @@ def check_rule(rule: LavaRule, *, graded_post: bool = False) -> tuple[RuleWarnin
 # --- reading Lava's strings ---------------------------------------------------------------------
 
 TOKEN = re.compile(
-    r"(?P<number>(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<sign>[-+*/^()=,])"
+    r"(?P<number>(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<sign>[-+*/^()=,])",
+    re.ASCII,
 )
 
 
@@ -476,6 +487,9 @@ def read_rule(
     strict: refuse what :func:`check_rule` does too. Raises :class:`RuleError`.
     """
     named = {"x1": x1, "x2": x2, "y1": y1, "y2": y2, "y3": y3}
+    for name, numbers in named.items():
+        if len(numbers) not in (0, 2):
+            raise RuleError("shape", f"{name} of {len(numbers)} numbers: give (impulse, tau)")
     traces = {name: Decay(*numbers) for name, numbers in named.items() if len(numbers)}
     texts = {"dw": dw, "dd": dd, "dt": dt}
     products = {target: _read(target, text) for target, text in texts.items() if text is not None}
@@ -541,6 +555,9 @@ def _product(reader: Reader, mantissa: int) -> Product:
                 factors.append(Factor(name))
         else:
             raise reader.wrong("a factor")
+        if abs(mantissa) >= 2**63:
+            raise RuleError("mantissa-range", f"a mantissa beyond 64 bits: use {MANTISSA_MIN}.."
+                            f"{MANTISSA_MAX}, or a power of two times that")  # fmt: skip
         if not reader.take("*"):
             break
     if when is None:
@@ -557,16 +574,23 @@ def _literal(reader: Reader) -> tuple[int, int]:
     if not text.isdecimal():
         raise RuleError("decimal", f"{text}: Lava reads whole numbers and powers 2^k only")
     if not reader.take("^"):
-        return int(text), 0
-    if int(text) != 2:
+        return _whole(text, "mantissa-range"), 0
+    if text.lstrip("0") != "2":
         raise RuleError("syntax", f"{text}^: only powers of 2 can be written")
     negative = reader.take("-", "+") == "-"
     if reader.kind != "number" or not reader.text.isdecimal():
         raise reader.wrong("a whole exponent")
-    exponent = int(reader.next())
+    exponent = _whole(reader.next(), "exponent-range")
     if exponent > 99:
         raise RuleError("exponent-range", f"2^{exponent}: use {EXPONENT_MIN}..{EXPONENT_MAX}")
     return 1, -exponent if negative else exponent
+
+
+def _whole(text: str, name: str) -> int:
+    """Decimals as a number; int() itself stops at some thousands of them."""
+    if len(text) > DIGITS_MAX:
+        raise RuleError(name, f"a number of {len(text)} digits: at most {DIGITS_MAX}")
+    return int(text)
 
 
 def _name(reader: Reader) -> str:

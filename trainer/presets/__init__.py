@@ -6,18 +6,13 @@ the source's), and ``[settings]``, as config.toml has them; all others are the d
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
+from loihi import toml
 from trainer.config import ConfigError, TrainConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _FOLDER = Path(__file__).parent
 
@@ -46,6 +41,6 @@ def read(name: str) -> Preset:
         near = get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(f"preset {name!r} is unknown: {hint}There are {', '.join(known)}")
-    found = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
+    found = toml.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     settings = TrainConfig.from_dict(found["settings"])
     return Preset(name, found["about"], found["source"], found["differs"], settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from itertools import islice
@@ -19,15 +18,11 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from loihi import toml
 from loihi.errors import PumiceError
 from trainer.config import ConfigError, TrainConfig
 from trainer.rules import LOCAL, RULES
 from trainer.surrogates import SHAPES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 COUNTABLE = 10_000
 """Spaces of up to so many combinations are searched without trying one twice."""
@@ -235,10 +230,4 @@ def default_space(
 
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file, or a :class:`SweepError` that names it."""
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise SweepError(f"{path}: {error.strerror or error}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path}: not a TOML file: {error}") from None
+    return toml.read(path, SweepError, "a sweep's file")
