@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_networks import graphs, payloads
 
@@ -160,6 +160,9 @@ def check_all(network: Network, x: np.ndarray) -> dict[str, list[np.ndarray]]:
 @given(st.data())
 def test_random_graphs(data: st.DataObject) -> None:
     network = data.draw(graphs())
+    # A chain runs in hardware time, where a bias makes spikes before a sample that delays carry
+    # into it, and this model is of local time.
+    assume(not (network.is_chain and network.has_delays))
     check_all(network, data.draw(payloads(network, samples=2)))
 
 

@@ -423,7 +423,7 @@ def test_the_figures_are_part_of_the_package() -> None:
     patterns = project["tool"]["setuptools"]["package-data"]["loihi"]
     found = {path.name for pattern in patterns for path in (ROOT / "loihi").glob(pattern)}
     beside = {p.name for p in (ROOT / "loihi").iterdir() if p.is_file() and p.suffix != ".py"}
-    assert found == beside == {"boards.toml"}
+    assert found | {"py.typed"} == beside == {"boards.toml", "py.typed"}
 
 
 # --- a board of one's own -----------------------------------------------------------------------
