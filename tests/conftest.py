@@ -21,6 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from loihi import lava_compat
 
+# A shell's background jobs ignore Ctrl-C, and so would every child of these tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
