@@ -78,10 +78,11 @@ def pairwise(
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    from onchip.processes.hebbian import PlasticDense, Stream
+    from onchip.processes.hebbian import Stream
+    from onchip.processes.synapse import EightBitDense
 
     before, after = Stream(messages=np.array(pre)), Stream(messages=np.array(post))
-    dense = PlasticDense(weights=np.array(weight), learning_rule=read_rule(**STDP).to_lava(1))
+    dense = EightBitDense(weights=np.array(weight), learning_rule=read_rule(**STDP).to_lava(1))
     before.s_out.connect(dense.s_in)
     after.s_out.connect(dense.s_in_bap)
     begin = time.perf_counter()

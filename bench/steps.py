@@ -38,7 +38,7 @@ import torch
 
 from bench.report import Row, show
 from loihi import Encoding, Network, PumiceError
-from onchip.engine import Rounding
+from onchip.draws import Rounding
 from onchip.learn import Samples, accuracy, learn
 from onchip.plan import random_network
 from onchip.spec import Mode, Rule

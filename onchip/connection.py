@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from onchip.draws import ROUNDINGS, WEIGHT_SEED, Rounding, stream
 from onchip.rules import kernels
 from onchip.rules.language import (
     FRACTION,
@@ -35,17 +36,12 @@ from onchip.rules.language import (
     RuleError,
 )
 
-Rounding = Literal["lava", "chip-like"]
-ROUNDINGS: tuple[str, ...] = get_args(Rounding)
-
 Graded = Literal["regular", "overwrite", "add", "add-overflow"]
 """What graded input does to x1: as spikes do; x1 becomes half of the payload; half of it is added
 up to 127; half of it is added, and beyond 127 x2 takes its impulse and x1 keeps the rest."""
 GRADED: tuple[str, ...] = get_args(Graded)
 
 PAYLOAD_MAX = 255
-WEIGHT_SEED = 2
-"""Of the draws for weights and tags: Lava leaves no choice."""
 
 _WHEN = {"x0": kernels.X0, "y0": kernels.Y0, "u": kernels.U}
 _KINDS = {
@@ -278,13 +274,11 @@ class Synapses:
         epoch, begin = self.rule.epoch, 1 + 2 * self.step
         # At rest Lava draws once, then for traces twice a step (before and after the neurons'
         # spikes are in), for weights and tags once a learning phase.
-        x, y = (
-            np.ascontiguousarray(_floats(self.seed + k, begin, 2 * steps)[1::2]) for k in (0, 2)
-        )
+        x, y = (np.ascontiguousarray(stream(self.seed + k, begin, 2 * steps)[1::2]) for k in (0, 2))
         dice_x, dice_y = (_bits(self.seed + k, begin, 2 * steps) for k in (1, 3))
         phases = np.arange(self.step + 1, self.step + steps + 1) // epoch
         low = int(phases[0]) if steps else 0
-        drawn = _floats(WEIGHT_SEED, low, int(phases[-1]) - low + 1 if steps else 0)
+        drawn = stream(WEIGHT_SEED, low, int(phases[-1]) - low + 1 if steps else 0)
         weight = (2**FRACTION - 1 - np.floor(drawn * 2**FRACTION)).astype(np.int32)
         return kernels.Draws(
             0,
@@ -420,13 +414,6 @@ def _fade(tau: float) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
         return np.zeros(len(values), dtype=np.int16), np.zeros(len(values))
     left: NDArray[np.float64] = np.exp(-1 / np.array([tau])) * values
     return np.floor(left).astype(np.int16), np.mod(left, 1.0)
-
-
-def _floats(seed: int, skip: int, count: int) -> NDArray[np.float64]:
-    """``count`` numbers of a stream as Lava seeds it, after the first ``skip``."""
-    bits = np.random.PCG64(seed)
-    bits.advance(skip)
-    return np.random.Generator(bits).random(count)
 
 
 def _bits(seed: int, skip: int, count: int) -> NDArray[np.int32]:

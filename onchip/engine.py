@@ -22,27 +22,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi import Dense, Network, Neuron, reference
-from loihi.engine import Engine
+from loihi import Dense, Network, Neuron
 from loihi.formats import STATE_SHIFT
 from onchip import kernels
+from onchip.draws import ROUNDINGS, WEIGHT_SEED, Rounding, stream
+from onchip.front import Front
 from onchip.plan import Head, Plan
 from onchip.spec import LearningError
-
-Rounding = Literal["lava", "chip-like"]
-ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 
 CHUNK_SIZE = 2**21
 """Messages that are made ready at a time."""
 FACTOR_TAU = 2**16 - 1
 """The decay of third factors in Lava, in steps: hardly any, and not quite none."""
-WEIGHT_SEED = 2
-"""Of the draws for weights: Lava leaves no choice."""
 
 
 class Learner:
@@ -68,7 +64,7 @@ class Learner:
         self.labels = np.array(labels, dtype=np.int64)
         self.step = 0
         self.samples = 0
-        self._front = _Front(plan, threads)
+        self._front = Front(plan.network, plan.first, plan.interval, threads)
         self._ranks = plan.ranks(len(self.labels))
         first, layers = plan.first, range(plan.first, plan.top + 1)
         self._heads = tuple(
@@ -190,9 +186,9 @@ class Learner:
             return kernels.Draws(key, none.astype(np.int32), none, none)
         epoch = self.plan.rule.epoch
         # At rest Lava draws once, then twice a step for traces and once a learning phase.
-        x, y = (_stream(self.seed + k, 1 + 2 * self.step, 2 * steps)[1::2] for k in (0, 2))
+        x, y = (stream(self.seed + k, 1 + 2 * self.step, 2 * steps)[1::2] for k in (0, 2))
         phases = np.arange(self.step + 1, self.step + steps + 1) // epoch
-        drawn = _stream(WEIGHT_SEED, int(phases[0]), int(phases[-1] - phases[0]) + 1)
+        drawn = stream(WEIGHT_SEED, int(phases[0]), int(phases[-1] - phases[0]) + 1)
         weight = 127 - np.floor(drawn * 128).astype(np.int32)
         x, y = np.ascontiguousarray(x), np.ascontiguousarray(y)  # of one type with those above
         return kernels.Draws(0, weight[phases - phases[0]], x, y)
@@ -237,46 +233,6 @@ def side_by_side(
 
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(whole, learners))
-
-
-class _Front:
-    """The layers before the first that learns: what they send, step after step of the chip."""
-
-    def __init__(self, plan: Plan, threads: int | None) -> None:
-        network, first = plan.network, plan.first
-        self._plan, self._network, self._engine = plan, None, None
-        shape = network.input_shape
-        if first:
-            self._network = Network(network.input_shape, network.layers[:first], network.encoding)
-            self._engine = Engine(self._network, threads)
-            shape = network.shapes[first - 1]
-        self.size = int(np.prod(shape))
-
-    def messages(self, x: NDArray[Any]) -> NDArray[np.uint8]:
-        """Of payloads ``[T, n, …]``: ``[n · interval, size]``, each sample followed by its gap."""
-        interval = self._plan.interval
-        padded = np.zeros((interval, *x.shape[1:]), dtype=x.dtype)
-        padded[: len(x)] = x
-        if self._engine is not None:
-            padded = self._engine.run(padded).spikes[-1]
-        return np.ascontiguousarray(
-            padded.reshape(interval, -1, self.size).swapaxes(0, 1), dtype=np.uint8
-        ).reshape(-1, self.size)
-
-    def lead(self) -> NDArray[np.uint8]:
-        """What they send before the first sample has come through them."""
-        return self._stream(self._plan.lag)
-
-    def silence(self, steps: int) -> NDArray[np.uint8]:
-        """What they send when no sample follows, from where the last one's steps end."""
-        return self._stream(self._plan.lag + steps)[self._plan.lag :]
-
-    def _stream(self, steps: int) -> NDArray[np.uint8]:
-        if self._network is None or not steps:
-            return np.zeros((steps, self.size), dtype=np.uint8)
-        silent = np.zeros((steps, 1, *self._network.input_shape), dtype=np.uint8)
-        trace = reference.stream(self._network, silent, reset_interval=self._plan.interval)
-        return trace.spikes[-1].reshape(steps, self.size).astype(np.uint8)
 
 
 def _synapses(
@@ -386,10 +342,3 @@ def _seen(synapses: kernels.Synapses, spikes: NDArray[Any], steps: int) -> kerne
         return np.zeros((steps, *array.shape), dtype=array.dtype)
 
     return kernels.Seen(room(synapses.weight), room(synapses.x1), room(synapses.y), room(spikes))
-
-
-def _stream(seed: int, skip: int, count: int) -> NDArray[np.float64]:
-    """``count`` numbers of a stream as Lava seeds it, after the first ``skip``."""
-    bits = np.random.PCG64(seed)
-    bits.advance(skip)
-    return np.random.Generator(bits).random(count)

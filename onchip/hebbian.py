@@ -31,13 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lava_export import supervise
-from loihi import INTEGRATOR, Dense, Network, Neuron, reference
-from loihi.engine import Engine
-from loihi.formats import STATE_SHIFT, weight_format
-from onchip.connection import ROUNDINGS, Record, Rounding, Synapses
+from loihi import INTEGRATOR, Dense, Network, Neuron
+from loihi.formats import STATE_SHIFT
+from onchip.connection import Record, Synapses
+from onchip.draws import ROUNDINGS, Rounding
+from onchip.front import Front
 from onchip.plan import Mantissas
 from onchip.rules import Compiled, Trace, compile_rule, kernels
 from onchip.rules.language import LavaRule, read_rule
+from onchip.simulate import lava_dense
 from onchip.spec import LearningError
 
 Mode = Literal["stdp", "reward"]
@@ -287,7 +289,7 @@ class HebbianLearner:
             seed=seed,
             rounding=rounding,
         )
-        self._front = _Front(block, threads)
+        self._front = Front(block.network, block.index, block.interval, threads)
         self._layer = _layer(block, given)
 
     @property
@@ -365,45 +367,6 @@ class HebbianLearner:
         )
         synapses.step += len(messages)
         return [(synapses.recorded(seen), seen.spikes)] if record else []
-
-
-class _Front:
-    """The layers before the one that learns: what they send, step after step of the chip."""
-
-    def __init__(self, block: HebbianBlock, threads: int | None) -> None:
-        network, index = block.network, block.index
-        self._interval = block.interval
-        self._network: Network | None = None
-        shape, self._lag = network.input_shape, 0
-        if index:
-            self._network = Network(network.input_shape, network.layers[:index], network.encoding)
-            self._engine = Engine(self._network, threads)
-            shape, self._lag = network.shapes[index - 1], network.arrivals[index - 1]
-        self.size = int(np.prod(shape))
-
-    def messages(self, x: NDArray[Any]) -> NDArray[np.uint8]:
-        """Of payloads ``[T, n, …]``: ``[n · interval, size]``, each sample followed by its gap."""
-        padded = np.zeros((self._interval, *x.shape[1:]), dtype=x.dtype)
-        padded[: len(x)] = x
-        if self._network is not None:
-            padded = self._engine.run(padded).spikes[-1]
-        turned = padded.reshape(self._interval, -1, self.size).swapaxes(0, 1)
-        return np.ascontiguousarray(turned, dtype=np.uint8).reshape(-1, self.size)
-
-    def lead(self) -> NDArray[np.uint8]:
-        """What they send before the first sample has come through them."""
-        return self._silent(self._lag)
-
-    def silence(self, steps: int) -> NDArray[np.uint8]:
-        """What they send when no sample follows, from where the last one's steps end."""
-        return self._silent(self._lag + steps)[self._lag :]
-
-    def _silent(self, steps: int) -> NDArray[np.uint8]:
-        if self._network is None or not steps:
-            return np.zeros((steps, self.size), dtype=np.uint8)
-        nothing = np.zeros((steps, 1, *self._network.input_shape), dtype=np.uint8)
-        trace = reference.stream(self._network, nothing, reset_interval=self._interval)
-        return trace.spikes[-1].reshape(steps, self.size).astype(np.uint8)
 
 
 def _layer(block: HebbianBlock, given: bool) -> kernels.Layer:
@@ -630,7 +593,8 @@ def simulate(
 ) -> Outcome:
     """Learn payloads ``x`` ``[T, N, *input_shape]`` in Lava's CPU simulator, in a supervised child;
     what the layers in front send comes from :mod:`loihi.engine`."""
-    front, network = _Front(block, None), block.network
+    network = block.network
+    front = Front(network, block.index, block.interval, None)
     steps = block.steps(x.shape[1])
     lead, messages = front.lead(), front.messages(_payloads(network, x))
     tail = front.silence(max(0, steps - len(lead) - len(messages)))
@@ -698,12 +662,13 @@ def _child(
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    from onchip.processes.hebbian import HebbianLIF, Judge, PlasticDense, Stream
+    from onchip.processes.hebbian import HebbianLIF, Judge, Stream
+    from onchip.processes.synapse import EightBitDense
 
     steps, recorded = len(messages), len(messages) if record else 0
     learning: LavaRule = read_rule(**rule, strict=False)
     source = Stream(messages=np.array(messages))
-    synapses = PlasticDense(
+    synapses = EightBitDense(
         recorded=recorded,
         file=str(folder / "synapses.npz") if record else "",
         weights=np.array(weight),
@@ -729,12 +694,12 @@ def _child(
     if judge is not None:
         judging = Judge(classes=len(readout) or len(bias), answers=np.array(answers), **judge)
         if len(readout):
-            behind = _dense(readout, graded=False)
+            behind = lava_dense(readout, graded=False)
             neurons.s_out.connect(behind.s_in)
             behind.a_out.connect(judging.a_in)
         else:
             neurons.s_out.connect(judging.a_in)
-        back = _dense(_back(np.array(readout), len(bias)).T, graded=True)
+        back = lava_dense(_back(np.array(readout), len(bias)).T, graded=True)
         judging.s_out.connect(back.s_in)
         back.a_out.connect(neurons.a_reward)
     begin = time.perf_counter()
@@ -748,13 +713,3 @@ def _child(
             result |= {f"seen.{name}": seen[name] for name in seen.files}
         result["seen.spikes"] = np.load(folder / "spikes.npy", allow_pickle=False)
     return result
-
-
-def _dense(weight: NDArray[Any], graded: bool) -> Any:
-    """Lava's Dense, given mantissas that its truncation to 8 bits leaves alone."""
-    from lava.proc.dense.process import Dense as LavaDense
-
-    exponent = weight_format(weight).exponent
-    return LavaDense(
-        weights=weight << -exponent, weight_exp=exponent, num_message_bits=8 if graded else 0
-    )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from loihi import Encoding, Network, decide
 from loihi import engine as fast
 from onchip import checkpoint
-from onchip.engine import Learner, Rounding
+from onchip.draws import Rounding
+from onchip.engine import Learner
 from onchip.plan import MANTISSA_MAX, MANTISSA_MIN, Plan, build
 from onchip.simulate import simulate
 from onchip.spec import LearningError, Mode, Rule, Spec, check_seed

@@ -185,7 +185,8 @@ def _child(
     plan: Plan = unpack(packed, arrays)
     samples = x.shape[1]
     steps, done, seconds = plan.steps(samples, len(labels)), 0, 0.0
-    graph = _Graph(plan, np.asarray(x), np.asarray(labels), seed, steps if record else 0)
+    recorded = steps if record else 0
+    graph = _Graph(plan, np.asarray(x), np.asarray(labels), seed, recorded, folder)
     sinks = {}
     if record:
         for index, port in graph.spikes.items():
@@ -204,11 +205,13 @@ def _child(
             os.ftruncate(samples_done, min(done // plan.interval, samples))
     result: dict[str, Any] = {"steps": steps, "seconds": seconds}
     for index in graph.plastic:
-        result[f"learned.{index}"] = graph.read(index, "weights")
+        result[f"learned.{index}"] = graph.learned(index)
         if record:
-            result[f"history.{index}"] = graph.read(index, "history")
-            result[f"traces.{index}"] = graph.read(index, "traces")
-            result[f"factors.{index}"] = graph.factors(index)
+            with np.load(_seen(folder, index), allow_pickle=False) as seen:
+                order = _from_lava(plan.shape(index))
+                result[f"history.{index}"] = seen["weights"][..., order]
+                result[f"traces.{index}"] = seen["x"][:, 0, order]
+                result[f"factors.{index}"] = seen["y"][:, 0] - seen["y"][:, 1]
     for index, sink in sinks.items():
         spikes = sink.data.get().reshape(-1, steps)[_from_lava(plan.network.shapes[index])]
         result[f"spikes.{index}"] = spikes.T.astype(np.uint8)
@@ -233,7 +236,13 @@ class _Graph:
     """
 
     def __init__(
-        self, plan: Plan, x: NDArray[Any], labels: NDArray[Any], seed: int, recorded: int
+        self,
+        plan: Plan,
+        x: NDArray[Any],
+        labels: NDArray[Any],
+        seed: int,
+        recorded: int,
+        folder: Path,
     ) -> None:
         from onchip.processes.block import SampleSource
 
@@ -243,7 +252,7 @@ class _Graph:
         self.source = SampleSource(payloads=x, gap=plan.rule.gap)
         self.plastic: dict[int, Any] = {}
         self.spikes: dict[int, Any] = {}
-        self._plan, self._seed, self._recorded = plan, seed, recorded
+        self._plan, self._seed, self._recorded, self._folder = plan, seed, recorded, folder
         self._mirrors = {s.above for s in plan.stages if s.feedback is None}
         stages = {stage.layer: stage for stage in plan.stages}
         neurons: dict[int, Any] = {}
@@ -266,7 +275,13 @@ class _Graph:
         graded = place == 0 and not plan.network.encoding.binary
         if place in plan.plastic:
             synapses = self.plastic[place] = _plastic(
-                plan, place, shape, graded, self._seed, self._recorded, place in self._mirrors
+                plan,
+                place,
+                graded,
+                place in self._mirrors,
+                self._seed,
+                recorded=self._recorded,
+                file=str(_seen(self._folder, place)) if self._recorded else "",
             )
             neurons.s_out_bap.connect(synapses.s_in_bap)
             neurons.s_out_y1.connect(synapses.s_in_y1)
@@ -292,19 +307,19 @@ class _Graph:
             error.connect(back.e_in)
             back.b_out.connect(neurons[stage.layer].a_error)
         else:
-            dense = _dense(stage.feedback, graded=True)
+            dense = lava_dense(stage.feedback, graded=True)
             error.connect(dense.s_in)
             dense.a_out.connect(neurons[stage.layer].a_error)
 
-    def read(self, place: int, variable: str) -> NDArray[np.int32]:
-        """A plastic place's mantissas, its ``weights`` or their ``history``, or its ``traces``, in
-        our order of the inputs."""
-        values = np.asarray(getattr(self.plastic[place], variable).get(), dtype=np.int32)
-        return values[..., _from_lava(self._plan.shape(place))]
+    def learned(self, place: int) -> NDArray[np.int32]:
+        """A plastic place's mantissas, in our order of the inputs."""
+        values = np.asarray(self.plastic[place].weights.get(), dtype=np.int32)
+        return values[:, _from_lava(self._plan.shape(place))]
 
-    def factors(self, place: int) -> NDArray[np.int32]:
-        """A plastic place's third factors; its outputs have one order everywhere."""
-        return np.asarray(self.plastic[place].factors.get(), dtype=np.int32)
+
+def _seen(folder: Path, place: int) -> Path:
+    """Where a plastic place keeps what happened in it."""
+    return folder / f"synapses{place}.npz"
 
 
 def _neurons(plan: Plan, index: int, stage: Stage | None) -> Any:
@@ -345,24 +360,18 @@ def _error(plan: Plan, head: Head, labels: NDArray[Any]) -> Any:
 
 
 def _plastic(
-    plan: Plan,
-    place: int,
-    shape: tuple[int, ...],
-    graded: bool,
-    seed: int,
-    recorded: int,
-    mirrors: bool,
+    plan: Plan, place: int, graded: bool, mirrors: bool, seed: int, **recording: Any
 ) -> Any:
     from lava.magma.core.learning.constants import GradedSpikeCfg
     from lava.magma.core.learning.learning_rule import Loihi3FLearningRule
 
-    from onchip.processes.block import EightBitDense, MirrorDense
+    from onchip.processes.block import MirrorDense
+    from onchip.processes.synapse import EightBitDense
 
     rule, rate = plan.numbers[place], plan.rates[place]
     readout = any(head.place == place for head in plan.heads)
     return (MirrorDense if mirrors else EightBitDense)(
-        recorded=recorded,
-        weights=plan.plastic[place].values[:, _to_lava(shape)],
+        weights=plan.plastic[place].values[:, _to_lava(plan.shape(place))],
         weight_exp=plan.plastic[place].exponent,
         num_message_bits=8 if graded else 0,
         learning_rule=Loihi3FLearningRule(
@@ -373,6 +382,7 @@ def _plastic(
             rng_seed=seed,
         ),
         graded_spike_cfg=GradedSpikeCfg.OVERWRITE if graded else GradedSpikeCfg.USE_REGULAR_IMPULSE,
+        **recording,
     )
 
 
@@ -382,7 +392,7 @@ def _fixed(synapse: Any, shape: tuple[int, ...], graded: bool) -> Any:
     if isinstance(synapse, Inject):
         return None
     if isinstance(synapse, Dense):
-        return _dense(synapse.weight[:, _to_lava(shape)], graded)
+        return lava_dense(synapse.weight[:, _to_lava(shape)], graded)
     return LavaConv(
         # Lava's Conv is a convolution, ours (as torch's) a correlation: its kernel runs backwards.
         weight=synapse.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1).copy(),
@@ -395,7 +405,7 @@ def _fixed(synapse: Any, shape: tuple[int, ...], graded: bool) -> Any:
     )
 
 
-def _dense(weight: NDArray[Any], graded: bool) -> Any:
+def lava_dense(weight: NDArray[Any], graded: bool) -> Any:
     """Lava's Dense, given mantissas that its truncation to 8 bits leaves alone."""
     from lava.proc.dense.process import Dense as LavaDense
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from loihi import Dense, Encoding, Network, Neuron, decide
 from loihi.engine import Engine
+from onchip.draws import Rounding
 from onchip.drift import Drift
-from onchip.engine import Rounding
 from onchip.history import Change, History, compare
 from onchip.learn import EngineName, LearnResult, Samples, check_data, learn
 from onchip.spec import LearningError, Mode, Rule, Spec

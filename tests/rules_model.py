@@ -31,7 +31,7 @@ def by_hand(folder, *, cases, **arrays):
     supervise.prepare_lava()
     from lava.magma.core.learning.constants import GradedSpikeCfg
 
-    from onchip.processes.hebbian import PlasticDense, PyPlasticDense
+    from onchip.processes.synapse import EightBitDense, PyEightBitDense
 
     results = {}
     for number, case in enumerate(cases):
@@ -41,7 +41,7 @@ def by_hand(folder, *, cases, **arrays):
             for name in ("pre", "post", "third", "weight", "tag", "delay")
         )
         steps = len(pre)
-        process = PlasticDense(
+        process = EightBitDense(
             recorded=steps,
             weights=weight,
             tag_1=tag,
@@ -53,9 +53,9 @@ def by_hand(folder, *, cases, **arrays):
                 0 if case["graded"] is None else GRADED.index(case["graded"])
             ),
         )
-        model = PyPlasticDense(process.proc_params)
+        model = PyEightBitDense(process.proc_params)
         for variable in process.vars.members:  # as Lava's builder does
-            kind = getattr(PyPlasticDense, variable.name)
+            kind = getattr(PyEightBitDense, variable.name)
             value = variable.init
             if kind.cls is np.ndarray:
                 value = np.zeros(variable.shape, dtype=kind.d_type)

@@ -23,8 +23,8 @@ from loihi import (
     reference,
 )
 from loihi.engine import Engine
-from onchip import hebbian
-from onchip.connection import ROUNDINGS
+from onchip.draws import ROUNDINGS
+from onchip.front import Front
 from onchip.hebbian import REWARD, Hebbian, HebbianLearner, build, learn, simulate
 from onchip.learn import Samples
 
@@ -125,7 +125,7 @@ def test_a_front_sends_what_the_reference_does():
     network = network.with_layer(0, replace(network.layers[0], neuron=awake))
     block = build(network, "stdp", Hebbian(gap=52, epoch=50))
     x = noise(network, 4)
-    front = hebbian._Front(block, 1)
+    front = Front(block.network, block.index, block.interval, 1)
     tail = block.steps(4) - 4 * block.interval
     sent = [front.lead(), front.messages(x[:, :1]), front.messages(x[:, 1:])]
     sent = np.concatenate([*sent, front.silence(tail - len(sent[0]))])

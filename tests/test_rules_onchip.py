@@ -18,6 +18,7 @@ from cli.main import main
 from lava_export import supervise
 from onchip import connection
 from onchip.connection import Synapses
+from onchip.draws import ROUNDINGS
 from onchip.rules import RuleError, Trace, check_rule, compile_rule, compiler, read_rule
 
 CASES = max(60, int(os.environ.get("PUMICE_SOAK", "0")))
@@ -416,7 +417,7 @@ RULES = [
 
 
 class TestState:
-    @pytest.mark.parametrize("rounding", connection.ROUNDINGS)
+    @pytest.mark.parametrize("rounding", ROUNDINGS)
     @pytest.mark.parametrize("rule", RULES)
     def test_pieces_and_pauses_change_nothing(self, rule, rounding):
         pre, post, weight = some()
@@ -472,7 +473,7 @@ class TestChipLike:
 
     def test_not_lava(self):
         pre, post, weight = some()
-        one, other = (Synapses(weight, RULES[0], rounding=r) for r in connection.ROUNDINGS)
+        one, other = (Synapses(weight, RULES[0], rounding=r) for r in ROUNDINGS)
         one.run(pre, post)
         other.run(pre, post)
         assert (one.weight != other.weight).any()

@@ -18,14 +18,12 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from lava.proc.dense import models as dense_models
-from lava.proc.dense.process import LearningDense
 from lava.proc.lif import models as lif_models
 from lava.proc.lif.process import LIFReset
-from lava.utils.weightutils import SignMode
 from numpy.typing import NDArray
 
 from loihi import formats
+from onchip.processes.synapse import EightBitDense, PyEightBitDense
 
 TRACE_MAX = 127
 """Traces, and the third factors sent as such, are 7 bits and unsigned."""
@@ -61,60 +59,6 @@ class PySampleSource(PyLoihiProcessModel):
         sample, step = divmod(self.time_step - 1, self.interval)
         sends = sample < self.payloads.shape[1] and step < len(self.payloads)
         self.s_out.send(self.payloads[step, sample].astype(np.int32) if sends else self.silence)
-
-
-class EightBitDense(LearningDense):
-    """LearningDense whose weights stay what the chip's eight bits and a file can hold.
-
-    Lava learns weights of mixed signs on nine bits: −256..255, odd ones included, of which a
-    synapse (and so a netx file) keeps the even ones only. Here they saturate at −128..127, which
-    is 8 bits, sign included, at an exponent of −1: every learned weight can be written.
-    All other arithmetic is Lava's.
-
-    recorded: of how many first steps ``history`` keeps the weights, ``traces`` x1, and ``factors``
-    the third factor y1 − y2 as it came.
-    """
-
-    def __init__(self, *, recorded: int = 0, **kwargs: Any) -> None:
-        # num_weight_bits is 9 so that Lava does not cut the odd weights it is given at the start.
-        super().__init__(sign_mode=SignMode.MIXED, num_weight_bits=9, **kwargs)
-        steps = max(recorded, 1)  # Lava has no empty Vars
-        out, inputs = kwargs["weights"].shape
-        self.history = Var(shape=(steps, out, inputs), init=0)
-        self.traces = Var(shape=(steps, inputs), init=0)
-        self.factors = Var(shape=(steps, out), init=0)
-
-
-@implements(proc=EightBitDense, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PyEightBitDense(dense_models.PyLearningDenseModelBitApproximate):
-    """Lava's fixed-point learning synapse, saturating at eight bits."""
-
-    implements_process = None  # the parent's; Lava refuses to overwrite it
-    history: np.ndarray = LavaPyType(np.ndarray, np.int32)
-    traces: np.ndarray = LavaPyType(np.ndarray, np.int32)
-    factors: np.ndarray = LavaPyType(np.ndarray, np.int32)
-
-    def run_spk(self) -> None:
-        """Lava's step, remembered."""
-        super().run_spk()
-        self._remember()
-
-    def run_lrn(self) -> None:
-        """Lava's learning phase, at the end of an epoch, remembered."""
-        super().run_lrn()
-        self._remember()
-
-    def _remember(self) -> None:
-        if self.time_step <= len(self.history):
-            self.history[self.time_step - 1] = self.weights
-            self.traces[self.time_step - 1] = self.x1
-            self.factors[self.time_step - 1] = self.y1 - self.y2
-
-    def _saturate_synaptic_variable(self, syn_var_name: str, syn_var_val: Any) -> Any:
-        values = super()._saturate_synaptic_variable(syn_var_name, syn_var_val)
-        return np.clip(values, -128, 127) if syn_var_name == "weights" else values
 
 
 class MirrorDense(EightBitDense):

@@ -1,5 +1,5 @@
-"""Processes and fixed-point models (lava-nc 0.10.0) of plastic synapses under any rule, of neurons
-that learn by their own spikes, and of what rewards them.
+"""Processes and fixed-point models (lava-nc 0.10.0) of neurons that learn by their own spikes, and
+of what rewards them.
 
 Steps are Lava's, counted from 1.
 """
@@ -18,11 +18,8 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
-from lava.proc.dense import models as dense_models
-from lava.proc.dense.process import LearningDense
 from lava.proc.lif import models as lif_models
 from lava.proc.lif.process import LIFReset
-from lava.utils.weightutils import SignMode
 from numpy.typing import NDArray
 
 TRACE_MAX = 127
@@ -56,66 +53,6 @@ class PyStream(PyLoihiProcessModel):
         self.s_out.send(self.messages[step].astype(np.int32) if sends else self.silence)
 
 
-class PlasticDense(LearningDense):
-    """LearningDense whose weights saturate at −128..127, as those of EightBitDense do.
-
-    recorded: of how many first steps it keeps weights, tags and traces, and ``file`` the ``.npz``
-    into which it writes them after the last; reading them back by Lava would take minutes.
-    """
-
-    def __init__(self, *, recorded: int = 0, file: str = "", **kwargs: Any) -> None:
-        # num_weight_bits is 9 so that Lava does not cut the odd weights it is given at the start.
-        super().__init__(sign_mode=SignMode.MIXED, num_weight_bits=9, **kwargs)
-        self.proc_params["recorded"] = recorded
-        self.proc_params["file"] = file
-
-
-@implements(proc=PlasticDense, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PyPlasticDense(dense_models.PyLearningDenseModelBitApproximate):
-    """Lava's fixed-point learning synapse, saturating at eight bits."""
-
-    implements_process = None  # the parent's; Lava refuses to overwrite it
-
-    def __init__(self, proc_params: Any) -> None:
-        super().__init__(proc_params)
-        self.recorded = proc_params["recorded"]
-        self.file = proc_params["file"]
-        self.seen: dict[str, NDArray[Any]] = {}
-
-    def run_spk(self) -> None:
-        """Lava's step, remembered."""
-        super().run_spk()
-        self._remember()
-
-    def run_lrn(self) -> None:
-        """Lava's learning phase, at the end of an epoch, remembered."""
-        super().run_lrn()
-        self._remember()
-
-    def _remember(self) -> None:
-        if self.time_step > self.recorded:
-            return
-        now = {
-            "weights": self.weights,
-            "tag_1": self.tag_1,
-            "tag_2": self.tag_2,
-            "x": np.stack([self.x1, self.x2]),
-            "y": np.stack([self.y1, self.y2, self.y3]),
-        }
-        for name, values in now.items():
-            if name not in self.seen:
-                self.seen[name] = np.zeros((self.recorded, *values.shape), dtype=np.int32)
-            self.seen[name][self.time_step - 1] = values
-        if self.file and self.time_step == self.recorded:
-            np.savez(self.file, **self.seen)  # type: ignore[arg-type]
-
-    def _saturate_synaptic_variable(self, syn_var_name: str, syn_var_val: Any) -> Any:
-        values = super()._saturate_synaptic_variable(syn_var_name, syn_var_val)
-        return np.clip(values, -128, 127) if syn_var_name == "weights" else values
-
-
 class HebbianLIF(LIFReset):
     """LIFReset that tells its input synapses of its spikes, of a trace of them, and of a reward.
 
@@ -125,7 +62,7 @@ class HebbianLIF(LIFReset):
         y2  = clip(reward, 0, 127)        y3 = clip(−reward, 0, 127)
 
     a_reward: the reward, one value a neuron. keep, impulse: of the trace; 0 and 0 for none.
-    recorded, file: as those of :class:`PlasticDense`, of the spikes, into an ``.npy``.
+    recorded, file: of how many first steps its spikes go into an ``.npy``, and which.
     """
 
     def __init__(
