@@ -17,6 +17,7 @@ pairwise STDP rule, fed by noise of the digits' own rate and followed by LIF neu
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from bench.report import Row, show
 from lava_export import supervise
 from loihi import INTEGRATOR, Dense, Encoding, Layer, Network, PumiceError
 from onchip.connection import Synapses
-from onchip.engine import Learner
+from onchip.engine import Learner, side_by_side
 from onchip.plan import Plan, build, random_network
 from onchip.rules import read_rule
 from onchip.simulate import simulate
@@ -171,12 +172,39 @@ def rows(samples: int, hidden: int) -> list[Row]:
         equal=np.array_equal(learned, theirs["learned"]),
     )
 
+    table.append(_replicas(build(network, x, "both", Rule()), x, labels))
+
     noise = (rng.random((images.shape[1], steps)) < x.mean()).astype(np.uint8)
     weight = network.layers[0].synapse.weight  # type: ignore[union-attr]
     peer = supervise.run(stdp, deadline=600, spikes=noise, weight=weight)
     size = f"{images.shape[1]}-{hidden}"
     row("LearningDense, STDP", size, steps, peer["seconds"], weights_changed=peer["changed"])
     return table
+
+
+def _replicas(plan: Plan, x: NDArray[Any], labels: NDArray[Any]) -> Row:
+    """Blocks with seeds of their own side by side, a thread a processor, against one after the
+    other."""
+    cores, rounds = os.cpu_count() or 1, 20
+    samples, answers = np.tile(x, (1, rounds, 1)), np.tile(labels, rounds)
+    seconds = {}
+    for threads in (1, cores):
+        best = float("inf")
+        for _ in range(3):
+            learners = [Learner(plan, answers, seed=seed) for seed in range(2 * cores)]
+            begin = time.perf_counter()
+            side_by_side(learners, samples, threads)
+            best = min(best, time.perf_counter() - begin)
+        seconds[threads] = best
+    steps = 2 * cores * plan.steps(len(answers))
+    return {
+        "what": f"{2 * cores} blocks, mode both, on {cores} threads; ratio: to 1 thread",
+        "size": f"{x.shape[2]}-{plan.network.shapes[0][0]}-10",
+        "T": TIME_STEPS,
+        "steps": steps,
+        "engine_steps_per_second": round(steps / seconds[cores]),
+        "ratio": round(seconds[1] / seconds[cores], 2),
+    }
 
 
 def main() -> None:

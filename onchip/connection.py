@@ -145,14 +145,17 @@ class Synapses:
             post=room(products, epoch + 1, self.out),
             low=room(products, epoch + 1),
             high=room(products, epoch + 1),
-            scalar=room(products, n),
+            scalar=room(max(products, 2), n),
             reach=room(4, n),
             todo=np.zeros(n, dtype=np.uint8),
             sums=room(3, self.out),
             term=room(self.out),
-            columns=np.zeros(self.out, dtype=np.int64),
-            mask=np.zeros(self.out, dtype=np.int16),
-            parts=room(products, self.out),
+            columns=np.zeros(self.out + 1, dtype=np.int64),
+            mask=np.zeros(self.out, dtype=np.int8),
+            parts=np.zeros((2, self.out), dtype=np.int16),
+            rows=np.zeros(n + 1, dtype=np.int64),
+            table=np.zeros(2 * kernels.OFFSET, dtype=np.int16),
+            now_y=np.zeros((3, self.out), dtype=np.int16),
         )
 
     @property
@@ -187,13 +190,15 @@ class Synapses:
         if third is None:
             third = np.zeros((steps if self.rule.factors == 3 else 0, 3, self.out), dtype=np.int16)
         seen = self.seen(steps if record else 0)
-        kernels.drive(
+        kernels.run(
             np.ascontiguousarray(pre, dtype=np.uint8),
             np.ascontiguousarray(post, dtype=np.uint8),
             np.ascontiguousarray(third, dtype=np.int16),
+            np.zeros(0, dtype=np.int64),
             self._program,
             self._state,
             self._work,
+            kernels.NO_NEURONS,
             self.draws(steps),
             seen,
             self.step,

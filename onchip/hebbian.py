@@ -354,8 +354,10 @@ class HebbianLearner:
         synapses = self.synapses
         seen = synapses.seen(len(messages) if record else 0, spikes=record)
         program, state, work = synapses.parts
-        kernels.layer(
+        kernels.run(
             messages,
+            np.zeros((0, 0), dtype=np.uint8),
+            np.zeros((0, 0, 0), dtype=np.int16),
             self.labels,
             program,
             state,

@@ -33,6 +33,9 @@ REGULAR, OVERWRITE, ADD, ADD_OVERFLOW = range(4)
 """What the first trace takes of graded input."""
 BARE = 8
 """A row in which y0 alone acts, and the same for all neurons that spiked."""
+STILL, WHOLE, SMALL, WIDE = range(4)
+"""What :func:`_step` has to do in a row: nothing; the same for all neurons that spiked; sums of 16
+bits; of more, or of products of which bits are cut."""
 LIMIT_LOW, LIMIT_HIGH = -(2**15) - 1, 2**15 - 1
 """Where Lava cuts products and sums of them; one below what 16 bits hold is its own."""
 
@@ -85,7 +88,8 @@ class Work(NamedTuple):
     """Room for a learning phase. xh, yh: traces at each step of the epoch. acts: whether a product
     does. post, low, high: of each product and step the neurons' part, and its extremes. scalar: the
     inputs' part. reach, todo: see :func:`_select`. sums, term: a row's. columns: which neurons
-    spiked."""
+    spiked. rows: some of the inputs. mask, parts, table, now_y: of
+    :func:`_step`."""
 
     xh: Array
     yh: Array
@@ -101,6 +105,9 @@ class Work(NamedTuple):
     columns: Array
     mask: Array
     parts: Array
+    rows: Array
+    table: Array
+    now_y: Array
 
 
 class Draws(NamedTuple):
@@ -162,72 +169,27 @@ class Layer(NamedTuple):
     judged: int
 
 
+NO_NEURONS = Layer(
+    u=np.zeros(0, dtype=np.int32),
+    v=np.zeros(0, dtype=np.int32),
+    trace=np.zeros(0, dtype=np.int16),
+    bias=np.zeros(0, dtype=np.int32),
+    spikes=np.zeros(0, dtype=np.uint8),
+    readout=np.zeros((0, 0), dtype=np.int32),
+    back=np.zeros((0, 0), dtype=np.int32),
+    r=np.zeros(0, dtype=np.int64),
+    coming=np.zeros(0, dtype=np.int64),
+    pending=np.zeros(5, dtype=np.int64),
+    **dict.fromkeys(Layer._fields[10:], 0),
+)
+"""Of synapses that are told the spikes behind them."""
+
+
 @_jit
-def drive(
+def run(
     pre: Array,
     post: Array,
     third: Array,
-    rule: Program,
-    s: State,
-    work: Work,
-    draws: Draws,
-    seen: Seen,
-    step: int,
-) -> None:
-    """Synapses alone. pre: ``[steps, in]``. post: ``[steps, out]`` spikes. third: ``[steps, 3,
-    out]`` what the neurons send (three factors)."""
-    alive = rule.alive[:2] if rule.sent else rule.alive
-    weight, x, y, a = s.weight, s.x, s.y, s.a
-    products, base, fraction, tau = rule.products, rule.base, rule.fraction, rule.tau
-    impulse, odd, traces, every = rule.impulse, rule.odd, rule.alive, rule.every
-    exponent, sent = rule.exponent, rule.sent
-    parts, mask, columns = work.parts, work.mask, work.columns
-    brief = rule.brief and draws.key == 0
-    for k in range(len(pre)):
-        t = step + k + 1
-        if sent:
-            y[:] = third[k]
-        if brief:
-            _step(
-                pre[k],
-                post[k],
-                weight,
-                x,
-                y,
-                a,
-                exponent,
-                sent,
-                products,
-                base,
-                fraction,
-                tau,
-                impulse,
-                odd,
-                traces,
-                parts,
-                mask,
-                columns,
-                every > 0 and t % every == 0,
-                np.int32(draws.weight[k]),
-                draws.x[k],
-                draws.y[k],
-                np.int64(draws.dice_x[k]),
-                np.int64(draws.dice_y[k]),
-            )
-        else:
-            number = draws.before_y[k] if draws.key == 0 else 0
-            within = (t - 1) % rule.epoch + 1
-            _transmit(pre[k], weight, a, rule.graded >= 0, exponent)
-            _before(pre[k], x, s.tx, impulse, odd, rule.graded, within)
-            _after(post[k], y, s.ty, alive, impulse, odd, draws.key, number, t, within)
-            if t % rule.epoch == 0:
-                _learn(rule, s, work, draws, k, t)
-        _keep(seen, s, k)
-
-
-@_jit
-def layer(
-    pre: Array,
     answers: Array,
     rule: Program,
     s: State,
@@ -237,69 +199,47 @@ def layer(
     seen: Seen,
     step: int,
 ) -> None:
-    """Synapses and the neurons that they feed. answers: of each sample its class, or its reward."""
-    third = np.zeros((3, len(neurons.u)), dtype=np.int16)
-    alive = rule.alive[:2] if rule.sent else rule.alive
+    """Synapses, and the neurons that they feed if there are any. pre: ``[steps, in]``.
+
+    Without neurons, post: ``[steps, out]`` spikes, and of three factors third: ``[steps, 3, out]``
+    what is sent. With neurons, answers: of each sample its class, or its reward.
+    """
+    size = len(neurons.u)
+    spikes = neurons.spikes
     weight, x, y, a = s.weight, s.x, s.y, s.a
-    products, base, fraction, tau = rule.products, rule.base, rule.fraction, rule.tau
-    impulse, odd, traces, every = rule.impulse, rule.odd, rule.alive, rule.every
-    exponent, sent = rule.exponent, rule.sent
-    parts, mask, columns = work.parts, work.mask, work.columns
+    impulse, odd, every, sent = rule.impulse, rule.odd, rule.every, rule.sent
+    alive = rule.alive[:2] if sent else rule.alive
     brief = rule.brief and draws.key == 0
     for k in range(len(pre)):
         t = step + k + 1
-        if (t - 1 - neurons.arrival) % neurons.interval == 0:
-            neurons.u[:] = 0
-            neurons.v[:] = 0
-        _fire(neurons, s.a)
-        if rule.sent:
-            third[0] = neurons.trace
-            value, decided = neurons.pending[1], neurons.pending[4]
-            for j in range(len(neurons.u)):
-                reward = value * neurons.back[decided, j]
-                third[1, j], third[2, j] = max(reward, 0), max(-reward, 0)
-        _judge(neurons, answers, rule.epoch, t)
-        spikes = neurons.spikes
-        if sent:
-            y[:] = third
+        if size == 0:
+            spikes = post[k]
+            if sent:
+                y[:] = third[k]
+        else:
+            if (t - 1 - neurons.arrival) % neurons.interval == 0:
+                neurons.u[:] = 0
+                neurons.v[:] = 0
+            _fire(neurons, a)
+            if sent:
+                value, decided = neurons.pending[1], neurons.pending[4]
+                for j in range(size):
+                    reward = value * neurons.back[decided, j]
+                    y[0, j], y[1, j], y[2, j] = neurons.trace[j], max(reward, 0), max(-reward, 0)
+            _judge(neurons, answers, rule.epoch, t)
         if brief:
-            _step(
-                pre[k],
-                spikes,
-                weight,
-                x,
-                y,
-                a,
-                exponent,
-                sent,
-                products,
-                base,
-                fraction,
-                tau,
-                impulse,
-                odd,
-                traces,
-                parts,
-                mask,
-                columns,
-                every > 0 and t % every == 0,
-                np.int32(draws.weight[k]),
-                draws.x[k],
-                draws.y[k],
-                np.int64(draws.dice_x[k]),
-                np.int64(draws.dice_y[k]),
-            )
+            _step(pre[k], spikes, rule, s, work, draws, k, every > 0 and t % every == 0)
         else:
             number = draws.before_y[k] if draws.key == 0 else 0
             within = (t - 1) % rule.epoch + 1
-            _transmit(pre[k], weight, a, rule.graded >= 0, exponent)
+            _transmit(pre[k], weight, a, rule.graded >= 0, rule.exponent, work.rows)
             _before(pre[k], x, s.tx, impulse, odd, rule.graded, within)
             _after(spikes, y, s.ty, alive, impulse, odd, draws.key, number, t, within)
             if t % rule.epoch == 0:
                 _learn(rule, s, work, draws, k, t)
         _keep(seen, s, k)
         if len(seen.spikes):
-            seen.spikes[k] = neurons.spikes
+            seen.spikes[k] = spikes
 
 
 @_jit
@@ -393,19 +333,34 @@ def _judge(n: Layer, answers: Array, epoch: int, t: int) -> None:
 
 
 @_jit
-def _transmit(message: Array, weight: Array, a: Array, graded: bool, exponent: int) -> None:
+def _transmit(
+    message: Array, weight: Array, a: Array, graded: bool, exponent: int, rows: Array
+) -> None:
     """A message through the weights: what it adds to the neurons' input at the next step."""
     a[:] = 0
-    for i in range(len(message)):
-        if message[i] != 0:
-            row = weight[i]
-            if graded:
-                payload = np.int32(message[i])
+    if graded:
+        for i in range(len(message)):
+            if message[i] != 0:
+                row, payload = weight[i], np.int32(message[i])
                 for j in range(len(a)):
                     a[j] += np.int32(payload * np.int32(row[j]))
-            else:
-                for j in range(len(a)):
-                    a[j] += np.int32(row[j])
+    else:
+        count = 0
+        for i in range(len(message)):
+            rows[count] = i
+            count += message[i] != 0
+        fours = count - count % 4
+        for k in range(0, fours, 4):
+            one, two = weight[rows[k]], weight[rows[k + 1]]
+            three, four = weight[rows[k + 2]], weight[rows[k + 3]]
+            for j in range(len(a)):
+                pair = np.int16(np.int16(one[j]) + np.int16(two[j]))
+                other = np.int16(np.int16(three[j]) + np.int16(four[j]))
+                a[j] += np.int32(np.int16(pair + other))
+        for k in range(fours, count):
+            row = weight[rows[k]]
+            for j in range(len(a)):
+                a[j] += np.int32(row[j])
     if exponent:
         for j in range(len(a)):
             a[j] = np.int32(a[j] << exponent)
@@ -859,150 +814,226 @@ def _times(term: Array, row: Array, factor: Array) -> None:
 # --- both phases at once, for what most rules are -----------------------------------------------
 
 
-@_jit
+@nb.njit(nogil=True, error_model="numpy", inline="always")
 def _step(
     message: Array,
     spikes: Array,
-    weight: Array,
-    x: Array,
-    y: Array,
-    a: Array,
-    exponent: int,
-    sent: bool,
-    products: Array,
-    base: Array,
-    fraction: Array,
-    tau: Array,
-    impulse: Array,
-    odd: Array,
-    alive: Array,
-    post: Array,
-    mask: Array,
-    columns: Array,
+    rule: Program,
+    s: State,
+    work: Work,
+    draws: Draws,
+    k: int,
     now: bool,
-    draw: Any,
-    draw_x: float,
-    draw_y: float,
-    dice_x: int,
-    dice_y: int,
 ) -> None:
     """A step of a rule that is ``brief``: weights alone, one product or two, each with at most one
     trace of the input and one of the neurons; spikes, epochs of one step, Lava's rounding. Then
     spikes need not be remembered, and a row is read once.
 
-    post: ``[2, out]`` the neurons' part of each product. mask: −1 for neurons that spike, else 0.
+    post: ``[2, out]`` the neurons' part of each product, scalar: ``[2, in]`` the inputs'. mask: −1
+    for neurons that spike, else 0.
     """
+    weight, x, y = s.weight, s.x, s.y
+    products, alive, impulse, odd = rule.products, rule.alive, rule.impulse, rule.odd
+    base, fraction, tau = rule.base, rule.fraction, rule.tau
+    scalar, reach, post, mask = work.scalar, work.reach, work.parts, work.mask
+    columns, rows, table, now_y = work.columns, work.rows, work.table, work.now_y
+    draw, draw_x, draw_y = np.int32(draws.weight[k]), draws.x[k], draws.y[k]
+    dice_x, dice_y = np.int64(draws.dice_x[k]), np.int64(draws.dice_y[k])
     n, width = weight.shape
-    _transmit(message, weight, a, False, exponent)
+    _transmit(message, weight, s.a, False, rule.exponent, rows)
     for trace in range(2):
         if alive[trace]:
-            for i in range(n):
-                value = np.int32(x[trace, i])
-                if value == 0 and message[i] == 0:
-                    continue
-                place = value + OFFSET
-                if tau[trace]:
-                    value = np.int32(base[trace, place]) + np.int32(draw_x < fraction[trace, place])
-                else:
-                    value = np.int32(0)
-                if message[i] != 0:
-                    value = _jump(value, impulse[trace], odd[trace], dice_x)
-                x[trace, i] = value
+            _fade_all(base[trace], fraction[trace], tau[trace], draw_x, table)
+            _rise(x[trace], message, table, impulse[trace], odd[trace], dice_x, x[trace])
     spiked = 0
     for j in range(width):
-        mask[j] = -1 if spikes[j] else 0
-        if spikes[j]:
-            columns[spiked] = j
-            spiked += 1
+        mask[j] = -np.int8(spikes[j])
+        columns[spiked] = j
+        spiked += spikes[j] != 0
+    for trace in range(3):
+        if alive[2 + trace]:
+            _fade_all(base[2 + trace], fraction[2 + trace], tau[2 + trace], draw_y, table)
+            _rise(y[trace], spikes, table, impulse[2 + trace], odd[2 + trace], dice_y, now_y[trace])
+            if not rule.sent:
+                for j in range(width):
+                    y[trace, j] = now_y[trace, j]
     last = len(products) - 1
+    idle = True
     for p in range(last + 1):
-        when, which = products[p, 1], products[p, 11]
-        for j in range(width):
-            post[p, j] = 1
-        if which >= 0 and alive[2 + which]:
-            for j in range(width):
-                place = np.int32(y[which, j]) + OFFSET
-                value = np.int32(0)
-                if tau[2 + which]:
-                    value = np.int32(base[2 + which, place]) + np.int32(
-                        draw_y < fraction[2 + which, place]
-                    )
-                if spikes[j]:
-                    value = _jump(value, impulse[2 + which], odd[2 + which], dice_y)
-                post[p, j] = value
-        elif which >= 0:
-            for j in range(width):
-                post[p, j] = 0
-        if when == Y0:
-            for j in range(width):
-                post[p, j] = post[p, j] & np.int32(mask[j])
-    if not sent:
-        for trace in range(3):
-            if alive[2 + trace]:
-                for j in range(width):
-                    value = np.int32(y[trace, j])
-                    if value == 0 and spikes[j] == 0:
-                        continue
-                    place = value + OFFSET
-                    if tau[2 + trace]:
-                        value = np.int32(base[2 + trace, place]) + np.int32(
-                            draw_y < fraction[2 + trace, place]
-                        )
-                    else:
-                        value = np.int32(0)
-                    if spikes[j]:
-                        value = _jump(value, impulse[2 + trace], odd[2 + trace], dice_y)
-                    y[trace, j] = value
-    low, high = post[0, 0], post[0, 0]
-    low2, high2 = post[last, 0], post[last, 0]
-    for j in range(width):
-        low, high = min(low, post[0, j]), max(high, post[0, j])
-        low2, high2 = min(low2, post[last, j]), max(high2, post[last, j])
-    when, m, right, left = products[0, 1], products[0, 2], products[0, 3], products[0, 4]
-    when2, m2 = products[last, 1], products[last, 2]
-    right2, left2 = products[last, 3], products[last, 4]
-    trace, trace2 = products[0, 10], products[last, 10]
-    bare, bare2 = when == Y0 and products[0, 9] == 0, when2 == Y0 and products[last, 9] == 0
-    idle = (when == U and not now) or (low == 0 and high == 0)
-    idle2 = last == 0 or (when2 == U and not now) or (low2 == 0 and high2 == 0)
-    if idle and idle2:
+        when, which, trace = products[p, 1], products[p, 11], products[p, 10]
+        if which < 0:
+            low, high = _gather(now_y[0], np.int16(0), np.int16(1), mask, when == Y0, post[p])
+        else:
+            kept = np.int16(alive[2 + which])
+            low, high = _gather(now_y[which], kept, np.int16(0), mask, when == Y0, post[p])
+        if (when == U and not now) or (low == 0 and high == 0):
+            for i in range(n):
+                scalar[p, i] = reach[2 * p, i] = reach[2 * p + 1, i] = 0
+            continue
+        idle = False
+        if trace < 0:
+            _spread(x[0], np.int32(0), np.int32(1), message, when == X0, scalar[p])
+        else:
+            there = np.int32(alive[trace])
+            _spread(x[trace], there, np.int32(0), message, when == X0, scalar[p])
+        # What the product can be at most: most often it is rounded to nothing.
+        m, right, left = products[p, 2], products[p, 3], products[p, 4]
+        _extremes(scalar[p], low, high, m, right, left, reach[2 * p], reach[2 * p + 1])
+    if idle:
         return
-    for i in range(n):
-        one, two = np.int32(1), np.int32(1)
-        if idle or (when == X0 and message[i] == 0):
-            one = np.int32(0)
-        elif trace >= 0:
-            one = np.int32(x[trace, i]) if alive[trace] else np.int32(0)
-        if idle2 or (when2 == X0 and message[i] == 0):
-            two = np.int32(0)
-        elif trace2 >= 0:
-            two = np.int32(x[trace2, i]) if alive[trace2] else np.int32(0)
-        if one == 0 and two == 0:
-            continue
-        # What the products can be at most: most often it is rounded to nothing.
-        p = _cut(np.int32(one * low), m, right, left)
-        q = _cut(np.int32(one * high), m, right, left)
-        least, most = min(min(p, q), np.int32(0)), max(max(p, q), np.int32(0))
-        p = _cut(np.int32(two * low2), m2, right2, left2)
-        q = _cut(np.int32(two * high2), m2, right2, left2)
-        least, most = least + min(min(p, q), np.int32(0)), most + max(max(p, q), np.int32(0))
-        if np.int32(least + draw) >> 7 == 0 and np.int32(most + draw) >> 7 == 0:
-            continue
-        if (bare or one == 0) and (bare2 or two == 0) and least > -16384 and most < 16384:
-            # y0 alone acts, and the same on all neurons that spiked.
-            moved = np.int16(np.int32(np.int32(least + most) + draw) >> 7)
-            if spiked * 16 < width:
-                for c in range(spiked):
-                    j = columns[c]
-                    total = np.int16(np.int16(weight[i, j]) + moved)
-                    weight[i, j] = max(min(total, np.int16(127)), np.int16(-128))
-            else:
-                for j in range(width):
-                    total = np.int16(np.int16(weight[i, j]) + np.int16(moved & mask[j]))
-                    weight[i, j] = max(min(total, np.int16(127)), np.int16(-128))
-            continue
-        one, two = np.int32(one * m), np.int32(two * m2)
-        _move(weight[i], post[0], one, right, left, post[last], two, right2, left2, draw)
+    m, right, left = products[0, 2], products[0, 3], products[0, 4]
+    bare, bare2 = products[0, 1] == Y0 and products[0, 9] == 0, True
+    m2, right2, left2 = np.int32(0), np.int32(0), np.int32(0)
+    if last:
+        m2, right2, left2 = products[1, 2], products[1, 3], products[1, 4]
+        bare2 = products[1, 1] == Y0 and products[1, 9] == 0
+    _sort(scalar, reach, bare, bare2, right == 0 and right2 == 0, draw)
+    count = _those(reach[1], WHOLE, rows)
+    if spiked * 32 < width:
+        for k in range(count):
+            i = rows[k]
+            for c in range(spiked):
+                j = columns[c]
+                total = np.int32(np.int32(weight[i, j]) + reach[0, i])
+                weight[i, j] = max(min(total, np.int32(127)), np.int32(-128))
+    else:
+        _shift(weight, rows[:count], mask, reach[0])
+    count = _those(reach[1], SMALL, rows)
+    _move_small(
+        weight,
+        rows[:count],
+        scalar,
+        post[0],
+        np.int32(m << left),
+        post[1],
+        np.int32(m2 << left2),
+        np.int16(draw),
+    )
+    count = _those(reach[1], WIDE, rows)
+    factors, others = post[0], post[1]
+    for k in range(count):
+        i = rows[k]
+        one, two = np.int32(scalar[0, i] * m), np.int32(scalar[1, i] * m2)
+        _move(weight[i], factors, one, right, left, others, two, right2, left2, draw)
+
+
+@_jit
+def _gather(trace: Array, kept: Any, constant: Any, mask: Array, masked: bool, post: Array) -> Any:
+    """The neurons' part of a product, and its extremes."""
+    low, high = np.int16(LIMIT_HIGH), np.int16(-LIMIT_HIGH)
+    rest = 0 if masked else -1
+    for j in range(len(post)):
+        value = np.int16(np.int16(np.int16(trace[j] * kept) + constant) & (mask[j] | rest))
+        post[j] = value
+        low, high = min(low, value), max(high, value)
+    return np.int32(low), np.int32(high)
+
+
+@_jit
+def _spread(
+    trace: Array, kept: Any, constant: Any, message: Array, masked: bool, scalar: Array
+) -> None:
+    """The inputs' part of a product."""
+    if masked:
+        for i in range(len(scalar)):
+            spike = np.int32(message[i])
+            scalar[i] = np.int32(np.int32(np.int32(trace[i]) * kept) + constant) * spike
+    else:
+        for i in range(len(scalar)):
+            scalar[i] = np.int32(np.int32(np.int32(trace[i]) * kept) + constant)
+
+
+@_jit
+def _those(kinds: Array, kind: int, rows: Array) -> int:
+    """The rows of a kind, and how many there are."""
+    count = 0
+    for i in range(len(kinds)):
+        rows[count] = i
+        count += kinds[i] == kind
+    return count
+
+
+@_jit
+def _fade_all(base: Array, fraction: Array, fades: int, draw: float, table: Array) -> None:
+    """What a step leaves of −128..127."""
+    if fades:
+        for place in range(len(table)):
+            table[place] = base[place] + np.int16(draw < fraction[place])
+    else:
+        table[:] = 0
+
+
+@_jit
+def _rise(
+    values: Array, spikes: Array, table: Array, impulse: Any, odd: Any, dice: int, out: Array
+) -> None:
+    """Traces fade, and rise where there are spikes."""
+    more = np.int32(impulse + (dice < odd))
+    for i in range(len(values)):
+        value = np.int32(table[values[i] + OFFSET])
+        risen = max(min(np.int32(value + more), np.int32(127)), np.int32(0))
+        out[i] = risen if spikes[i] else value
+
+
+@_jit
+def _extremes(
+    scalar: Array, low: Any, high: Any, m: Any, right: Any, left: Any, least: Array, most: Array
+) -> None:
+    for i in range(len(scalar)):
+        one = _cut(np.int32(scalar[i] * low), m, right, left)
+        other = _cut(np.int32(scalar[i] * high), m, right, left)
+        least[i] = min(min(one, other), np.int32(0))
+        most[i] = max(max(one, other), np.int32(0))
+
+
+@_jit
+def _sort(scalar: Array, reach: Array, bare: bool, bare2: bool, uncut: bool, draw: Any) -> None:
+    """What is to do in each row, into ``reach[1]``; where y0 alone acts, and so the same on all
+    neurons that spiked, by how much, into ``reach[0]``."""
+    for i in range(scalar.shape[1]):
+        down = np.int32(reach[0, i] + reach[2, i])
+        up = np.int32(reach[1, i] + reach[3, i])
+        still = (np.int32(down + draw) >> 7 == 0) & (np.int32(up + draw) >> 7 == 0)
+        small = (down > -16384) & (up < 16384)
+        moved = np.int32(np.int32(np.int32(down + up) + draw) >> 7)
+        whole = (bare | (scalar[0, i] == 0)) & (bare2 | (scalar[1, i] == 0)) & small
+        whole &= (moved >= -128) & (moved <= 127)
+        kind = np.int32(SMALL) if small & uncut else np.int32(WIDE)
+        kind = np.int32(WHOLE) if whole else kind
+        reach[0, i] = moved
+        reach[1, i] = np.int32(STILL) if still else kind
+
+
+@_jit
+def _shift(weight: Array, rows: Array, mask: Array, moved: Array) -> None:
+    """Weights of the neurons that spiked, each row by one number of 8 bits."""
+    for i in rows:
+        row, by = weight[i], np.int8(moved[i])
+        for j in range(len(row)):
+            total = np.int16(np.int16(row[j]) + np.int16(mask[j] & by))
+            row[j] = max(min(total, np.int16(127)), np.int16(-128))
+
+
+@_jit
+def _move_small(
+    weight: Array,
+    rows: Array,
+    scalar: Array,
+    factors: Array,
+    m: Any,
+    others: Array,
+    m2: Any,
+    draw: Any,
+) -> None:
+    """:func:`_move` where no sum leaves 16 bits, and no bits of a product are cut."""
+    for i in rows:
+        row = weight[i]
+        one, two = np.int16(scalar[0, i] * m), np.int16(scalar[1, i] * m2)
+        for j in range(len(row)):
+            total = np.int16(np.int16(np.int16(row[j]) << 7) + draw)
+            total = np.int16(total + np.int16(factors[j] * one))
+            total = np.int16(np.int16(total + np.int16(others[j] * two)) >> 7)
+            row[j] = max(min(total, np.int16(127)), np.int16(-128))
 
 
 @_jit
@@ -1022,9 +1053,9 @@ def _move(
     low, high = np.int32(LIMIT_LOW), np.int32(LIMIT_HIGH)
     for j in range(len(row)):
         total = np.int32(np.int32(row[j]) << 7)
-        value = np.int32(np.int32(np.int32(m * factors[j]) >> right) << left)
+        value = np.int32(np.int32(np.int32(m * np.int32(factors[j])) >> right) << left)
         total = max(min(np.int32(total + max(min(value, high), low)), high), low)
-        value = np.int32(np.int32(np.int32(m2 * others[j]) >> right2) << left2)
+        value = np.int32(np.int32(np.int32(m2 * np.int32(others[j])) >> right2) << left2)
         total = max(min(np.int32(total + max(min(value, high), low)), high), low)
         total = np.int32(np.int32(total + draw) >> 7)
         row[j] = max(min(total, np.int32(127)), np.int32(-128))
