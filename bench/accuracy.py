@@ -29,9 +29,10 @@ from trainer.config import TrainConfig
 
 RESULT = "result.json"
 WARP = "rotate=7,scale=0.08,elastic=0.7"
-# T, learning rate and augmentation: chosen on 10,000 held-out training images (docs/benchmarks.md).
+# T, learning rate, augmentation and norm: chosen on 10,000 held-out training images
+# (docs/benchmarks.md).
 MLP = TrainConfig(data="mnist", model="mlp", time_steps=4, epochs=60, lr=0.35, augment=WARP)
-LENET = replace(MLP, model="lenet", epochs=16)
+LENET = replace(MLP, model="lenet", norm="bn", lr=0.7, epochs=12)
 FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
 RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},

@@ -492,6 +492,26 @@ def test_batch_norm_is_torchs() -> None:
         assert error <= 1e-9, (key, error)
 
 
+@pytest.mark.parametrize("own", [SLTT(), BPTT(), TTLBP(2, 0), CheckpointedBPTT()], ids=str)
+def test_batch_norm_of_a_static_input(own: Any) -> None:
+    """Computed once for all steps, to the gradients and running statistics of every step's own."""
+    net = normalised()
+    x, y = batch_for(net, 1, samples=6)
+    static = x.expand(4, *x.shape[1:])
+    assert static.stride(0) == 0
+    one, other = copy.deepcopy(net), copy.deepcopy(net)
+    ours, theirs = by_rule(one, own, static, y), by_rule(other, own, static.clone(), y)
+    assert ours.keys() == theirs.keys()
+    for name, grad in theirs.items():
+        assert float((ours[name] - grad).abs().max()) <= 1e-9 * float(grad.abs().max() + 1e-12)
+    for copied, payloads in ((one, static), (other, static.clone())):
+        own(copied, payloads, y, F.cross_entropy)
+    before, found = dict(net.named_buffers()), dict(one.named_buffers())
+    for name, value in other.named_buffers():
+        assert torch.equal(value, found[name]), name
+        assert not name.endswith("running_mean") or not torch.equal(value, before[name])
+
+
 def normalised() -> SpikingNetwork:
     from loihi import Encoding
     from trainer.zoo import build

@@ -58,6 +58,35 @@ class WeightNorm(nn.Module):
         return (rows * self.gain[:, None] * WEIGHT_STD).view_as(weight)
 
 
+Moments = tuple[Tensor, Tensor]
+"""Mean and variance of each channel."""
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and variance of each channel of ``[N, C, ...]``, ``[C]`` each: in two passes, a tenth of
+    the time of ``torch.var_mean`` over these dimensions on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        rows = x.reshape(*x.shape[:2], -1)
+        ctx.count = x.numel() // x.shape[1]
+        mean = rows.sum((0, 2)) / ctx.count
+        off = rows - mean[:, None]
+        var = off.mul_(off).sum((0, 2)) / ctx.count
+        ctx.save_for_backward(x, mean)
+        return mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        to_mean, to_var = grads
+        x, mean = ctx.saved_tensors
+        # dmean/dx = 1/n, dvar/dx = 2 (x − mean) / n
+        slope = 2 * to_var / ctx.count
+        start = to_mean / ctx.count - slope * mean
+        shape = (-1, *[1] * (x.dim() - 2))
+        return torch.addcmul(start.reshape(shape), x, slope.reshape(shape))
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation of synaptic input, per step, folded into integers wherever it is used::
 
@@ -510,16 +539,27 @@ class Layer(nn.Module):
         norm = synapse.norm
         if not per_step or not isinstance(norm, BatchNorm):
             return self._whole(synapse(x, weight, self._step), synapse), None
-        real = weight.now()
-        raw = synapse.plain(x, real)
-        over = [d for d in range(raw.dim()) if d != 1]
-        var, mean = torch.var_mean(raw, dim=over, unbiased=False)
-        norm.follow(mean, var)
-        scale, offset = norm.fold(norm.gamma, norm.beta, mean, var)
+        fold, moments = self.fold(number, x, ready)
+        norm.follow(*moments)
+        return self.receive_folded(number, x, ready, fold[0]), fold[1]
+
+    def fold(self, number: int, x: Tensor, ready: Ready) -> tuple[Tensor, Moments]:
+        """What batch norm makes of messages ``x`` by their own statistics: factors of the weights
+        and biases, ``[2, channels]``; and mean and variance, without gradient."""
+        synapse = self.synapses[number]
+        norm = synapse.norm
+        assert isinstance(norm, BatchNorm)
+        mean, var = _Moments.apply(synapse.plain(x, ready.weights[number].now()))
+        fold = torch.stack(norm.fold(norm.gamma, norm.beta, mean, var))
+        return fold, (mean.detach(), var.detach())
+
+    def receive_folded(self, number: int, x: Tensor, ready: Ready, scale: Tensor) -> Tensor:
+        """Messages through weights times batch norm's factors."""
+        synapse, real = self.synapses[number], ready.weights[number].now()
         folded = real * _per_channel(scale, real.dim())
         if self.on_grid:
             folded = grid.weight(folded) * REGISTER
-        return self._whole(synapse.plain(x, folded), synapse), offset
+        return self._whole(synapse.plain(x, folded), synapse)
 
     @property
     def _step(self) -> float:
@@ -561,10 +601,12 @@ class Layer(nn.Module):
             if isinstance(synapse, AvgPool):
                 bound += synapse.reach() * REGISTER
                 continue
-            if isinstance(synapse.norm, BatchNorm):
-                return math.inf  # the folded weights are known only within a step
             pixels = synapse.pixels if isinstance(synapse, PooledDense) else 1
-            bound += float(weight.value.flatten(1).abs().sum(1).max()) * pixels
+            if isinstance(synapse.norm, BatchNorm):  # the folded weights are known within a step
+                total = weight.value[0].numel() * grid.WEIGHT_MAX * REGISTER
+            else:
+                total = float(weight.value.flatten(1).abs().sum(1).max())
+            bound += total * pixels
         return bound * self.peak
 
     def wrap(self, a: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from trainer.layers import (
     BatchNorm,
     Layer,
     ModelError,
+    Moments,
     Ready,
     Shape,
     Synapse,
@@ -190,20 +191,35 @@ class SpikingNetwork(nn.Module):
             bounds.append(bound + (0.0 if layer.carry is None else bounds[layer.carry]))
         self._wraps = [bound >= formats.STATE_MAX for bound in bounds]
         self._wraps_total = bounds[-1] * len(self._x) >= formats.STATE_MAX
+        self._static_folds: dict[tuple[int, int], tuple[Shared, BatchNorm, Moments]] = {}
+        if len(self._x) > 1 and self._x.stride(0) == 0:
+            self._receive_static(per_step)
+
+    def _receive_static(self, per_step: bool) -> None:
         carried = {layer.carry for layer in self.chain}
-        if len(self._x) > 1 and self._x.stride(0) == 0 and not per_step:
-            for index, layer in enumerate(self.chain):
-                for number, sources in enumerate(self.sources(index)):
-                    if sources == (INPUT,):
-                        a, _ = layer.receive(number, self._x[0], self._ready[index])
-                        if (
-                            self._wraps[index]
-                            and len(layer.synapses) == 1
-                            and (layer.carry is None and index not in carried)
-                            and layer.neurons is not None
-                        ):
-                            a, self._wraps[index] = layer.wrap(a), False
-                        self._static[index, number] = self._share(a)
+        x = self._x[0]
+        for index, layer in enumerate(self.chain):
+            ready = self._ready[index]
+            for number, sources in enumerate(self.sources(index)):
+                if sources != (INPUT,):
+                    continue
+                norm = layer.synapses[number].norm
+                if per_step and isinstance(norm, BatchNorm):
+                    # The same statistics in every step, and one way back for all that uses them.
+                    fold, moments = layer.fold(number, x, ready)
+                    shared = self._share(fold)
+                    self._static_folds[index, number] = shared, norm, moments
+                    a = layer.receive_folded(number, x, ready, shared.now()[0])
+                else:
+                    a, _ = layer.receive(number, x, ready)
+                if (
+                    self._wraps[index]
+                    and len(layer.synapses) == 1
+                    and (layer.carry is None and index not in carried)
+                    and layer.neurons is not None
+                ):
+                    a, self._wraps[index] = layer.wrap(a), False
+                self._static[index, number] = self._share(a)
 
     def _norm_offsets(self, share: Callable[[Tensor], Shared]) -> list[Tensor | None]:
         """What the running statistics of batch norms add to each layer's bias."""
@@ -312,6 +328,10 @@ class SpikingNetwork(nn.Module):
                 if traces is not None:
                     scale = traces.constant.value
                 a, b = static.now(scale), None
+                if (owner, number) in self._static_folds:
+                    fold, norm, moments = self._static_folds[owner, number]
+                    norm.follow(*moments)
+                    b = fold.now()[1]
             else:
                 message = self._message(owner, self.sources(owner)[number], t, index)
                 if message is None:
