@@ -19,6 +19,8 @@ from loihi.errors import PumiceError
 from trainer.config import TrainConfig, parsed
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from loihi import Network
     from trainer.data import Dataset
     from trainer.loop import TrainResult
@@ -228,6 +230,8 @@ def train(
     def write(network: Network, folder: Path) -> None:
         netx.write(network, folder / MODEL)
 
+    if settings.encoding == "events":
+        _say_what_is_clipped(dataset.x_train[:256], settings.payload)
     with progress("epochs", settings.epochs) as advance:
 
         def show(metrics: dict[str, Any]) -> None:
@@ -244,6 +248,15 @@ def train(
             advance(metrics["epoch"])
 
         return loop.train(settings, dataset, out, resume=resume, on_epoch=show, export=write)
+
+
+def _say_what_is_clipped(some: NDArray[Any], largest: int) -> None:
+    beyond = int(((some < 0) | (some > largest)).sum())
+    if beyond:
+        log(
+            f"{beyond} of {some.size} event counts in the first {len(some)} samples are beyond "
+            f"0..{largest} and are clipped: --set payload={min(int(some.max()), 255)} keeps more"
+        )
 
 
 def _more(pairs: list[str]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ payloads in the trainer, in the engines and in Lava, in whatever batch it comes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -62,7 +63,9 @@ class Encoding:
         if self.kind in ("rate", "latency") and self.payload != (0, 1):
             raise EncodingError(f"{self.kind} sends binary spikes: payload must be (0, 1)")
         if (self.low is None) != (self.high is None) or (
-            self.low is not None and self.high is not None and not self.low < self.high
+            self.low is not None
+            and self.high is not None
+            and not (self.low < self.high and math.isfinite(self.high - self.low))
         ):
             raise EncodingError(f"the data's range {self.low}..{self.high} is not a range")
 

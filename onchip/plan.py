@@ -200,8 +200,9 @@ def random_network(
 ) -> Network:
     """An untrained ``inputs``-``hidden``-``classes`` network with uniform random weights.
 
-    hidden: neurons, of each layer where there are several. weight, readout: the largest hidden and
-    readout weight, 1..127. Deterministic in ``seed``.
+    hidden: neurons, of each layer where there are several. neuron: of every hidden layer; None: no
+    memory of the current, a leak of a quarter, a threshold of 80 · 64. weight, readout: the largest
+    hidden and readout weight, 1..127. Deterministic in ``seed``.
     """
     check_seed(seed)
     rng = np.random.Generator(np.random.PCG64(seed))

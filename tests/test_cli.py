@@ -160,6 +160,17 @@ class TestTrain:
         assert not (out / "model.net").exists()
         assert "only those on the grid (chip, soft) can be exported" in refuse("export", out)
 
+    def test_says_what_of_events_is_clipped(self, pumice, tmp_path):
+        x = np.zeros((48, 6, 20), dtype=np.uint8)
+        x[:, 0, 0], x[0, 1, 1] = 15, 40
+        data = save_data(tmp_path / "events.npz", x_train=x[:32], x_test=x[32:])
+        run = ("train", "--data", data, *SHORT, "--encoding", "events", "--epochs", "1")
+        _, _, err = pumice(*run, "--out", tmp_path / "run")
+        assert "1 of 3840 event counts in the first 32 samples are beyond 0..15" in err
+        assert "--set payload=40" in err
+        _, _, err = pumice(*run, "--out", tmp_path / "more", "--set", "payload=40")
+        assert "clipped" not in err
+
     def test_refuses_settings_that_do_not_exist(self, refuse):
         assert "--set nrom=ws: use NAME=VALUE with one of data, " in refuse(
             "train", "--set", "nrom=ws"

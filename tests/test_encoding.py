@@ -68,6 +68,8 @@ def test_events_are_passed_on_with_time_first() -> None:
         ("rate", 4, (0, 255)),
         ("graded", 4, (0, 255), 1.0, 1.0),
         ("graded", 4, (0, 255), 1.0, None),
+        ("graded", 4, (0, 255), 0.0, float("inf")),
+        ("graded", 4, (0, 255), -1e308, 1e308),
     ],
 )
 def test_encodings_that_cannot_be(arguments: tuple[object, ...]) -> None:
