@@ -1,4 +1,4 @@
-"""The program ``pumice``: Ctrl-C while the commands are still being loaded ends as it does later."""
+"""The program ``pumice``: Ctrl-C while the commands are being loaded ends as it does later."""
 
 from __future__ import annotations
 
