@@ -1,10 +1,19 @@
-"""Learning on the chip: a local learning block, Lava's simulator to learn in, and an engine equal
-to it, which is what learns where nothing else is said.
+"""Learning on the chip: by local errors, by spikes or by any rule, in Lava's simulator and in
+engines equal to it, thousands of times as fast.
 
-from onchip.plan import random_network
-from onchip.learn import accuracy, learn
+    onchip.spec        Rule, Spec: what learns, and by which numbers; TOML
+    onchip.plan        a network set up to learn: stages, heads, scales
+    onchip.learn       learn: labelled samples in, a new network out
+    onchip.engine      Learner: the blocks compiled;  onchip.simulate: the same in Lava
+    onchip.hebbian     STDP and reward, in both
+    onchip.rules       a rule in real units, compiled for Loihi;  onchip.connection runs it
+    onchip.tasks       new classes, a drifted sensor, another one: what is gained and lost
+    onchip.processes   the Lava processes
 
-network = random_network(64, 100, 10, encoding)
-result = learn(network, encoding.encode(x_train), y_train, mode="hidden")
-accuracy(result.network, encoding.encode(x_test), y_test)
+    from onchip.plan import random_network
+    from onchip.learn import accuracy, learn
+
+    network = random_network(64, 100, 10, encoding)
+    result = learn(network, encoding.encode(x_train), y_train, mode="hidden")
+    accuracy(result.network, encoding.encode(x_test), y_test)
 """
