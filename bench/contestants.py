@@ -25,11 +25,11 @@ from torch.nn import functional as F
 from bench.memory import classifiers
 from loihi import Encoding, PumiceError, lava_compat
 from trainer import grid
-from trainer.layers import POOL_WEIGHT, AvgPool, Conv
 from trainer.loop import exact
 from trainer.models import SpikingNetwork
 from trainer.neurons import REGISTER
 from trainer.rules import rule
+from trainer.synapses import POOL_WEIGHT, AvgPool, Conv
 from trainer.zoo import build
 
 DENSITY = 0.13

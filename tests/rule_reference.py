@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loihi import Encoding
-from trainer.layers import AvgPool, BatchNorm, Conv, Layer, PooledDense, WeightNorm
+from trainer.layers import Layer
 from trainer.models import SpikingNetwork
+from trainer.norms import BatchNorm, WeightNorm
+from trainer.synapses import AvgPool, Conv, PooledDense
 from trainer.zoo import build
 
 TOLERANCE = 1e-11

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from loihi import Encoding
-from trainer.layers import Dense, Layer
+from trainer.layers import Layer
 from trainer.models import SpikingNetwork
 from trainer.neurons import Chip, FormA, FormB, Neurons
 from trainer.rules import BPTT, SLTT
 from trainer.surrogates import SHAPES, Surrogate
+from trainer.synapses import Dense
 
 SIZES = (7, 9, 8, 4)
 SAMPLES = 5

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from loihi import INTEGRATOR, Encoding, formats, reference
 from loihi.errors import PumiceError
 from trainer import data, grid
-from trainer.layers import AvgPool, Conv, Dense, Layer, ModelError
+from trainer.layers import Layer
 from trainer.loop import evaluate, payloads
 from trainer.models import SpikingNetwork
+from trainer.synapses import AvgPool, Conv, Dense, ModelError
 from trainer.zoo import architecture, build
 
 GRADED = Encoding("graded", 7, (0, 15), 0.0, 16.0)

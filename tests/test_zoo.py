@@ -10,9 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from loihi import Encoding, engine, reference
-from trainer.layers import BatchNorm, ModelError, WeightNorm
 from trainer.models import SpikingNetwork
+from trainer.norms import BatchNorm, WeightNorm
 from trainer.rules import LOCAL, RULES, rule
+from trainer.synapses import ModelError
 from trainer.zoo import CHAINS, GRAPHS, MODELS, architecture, build
 
 STEPS = 2

@@ -444,7 +444,7 @@ class CostModel:
 
 def of_network(network: SpikingNetwork) -> tuple[Layer, ...]:
     """The layers of a trainable network, in their order."""
-    from trainer.layers import AvgPool
+    from trainer.synapses import AvgPool
 
     return tuple(
         _layer(
@@ -462,7 +462,7 @@ def of_network(network: SpikingNetwork) -> tuple[Layer, ...]:
 def of_model(model: str, input_shape: Shape, classes: int) -> tuple[Layer, ...]:
     """The layers of a model's name or an architecture, as :func:`trainer.zoo.build` makes them.
 
-    Raises :class:`CostError`, and ``trainer.layers.ModelError``, for what cannot be built.
+    Raises :class:`CostError`, and ``trainer.synapses.ModelError``, for what cannot be built.
     """
     from loihi import Encoding
     from trainer.zoo import build

@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from loihi import formats
@@ -69,3 +71,8 @@ def bias(x: Tensor) -> Tensor:
 def whole(x: Tensor, step: float) -> Tensor:
     """The nearest multiple of ``step``."""
     return _snap(x, step, -math.inf, math.inf)
+
+
+def integers(x: Tensor) -> NDArray[np.int32]:
+    """What is on the grid, for the chip."""
+    return x.detach().cpu().numpy().astype(np.int32)

@@ -38,8 +38,8 @@ from trainer.data import Dataset, hold_out
 from trainer.data.augment import Augmentation, shifted
 from trainer.distributed import World, world
 from trainer.kernels import use_threads
-from trainer.layers import WEIGHT_STD, BatchNorm
 from trainer.models import SpikingNetwork
+from trainer.norms import WEIGHT_STD, BatchNorm
 from trainer.rules import LOCAL, rule
 from trainer.rules.base import Loss, Rule
 from trainer.runs import CHECKPOINT as CHECKPOINT

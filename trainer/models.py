@@ -26,21 +26,11 @@ from torch import Tensor, nn
 import loihi
 from loihi import Encoding, formats
 from trainer import grid, skip
-from trainer.layers import (
-    WEIGHT_STD,
-    AvgPool,
-    BatchNorm,
-    Layer,
-    ModelError,
-    Moments,
-    Ready,
-    Shape,
-    Synapse,
-    WeightNorm,
-    plus,
-)
+from trainer.layers import Layer, Ready, plus
 from trainer.neurons import REGISTER, State, current
+from trainer.norms import WEIGHT_STD, BatchNorm, Moments, WeightNorm
 from trainer.shared import Shared
+from trainer.synapses import AvgPool, ModelError, Shape, Synapse
 from trainer.traces import LayerTraces, Tracing
 
 __all__ = ["ModelError", "Shape", "SpikingNetwork"]

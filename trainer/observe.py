@@ -17,9 +17,9 @@ from torch import Tensor
 
 from loihi import formats
 from loihi.errors import PumiceError
-from trainer.layers import AvgPool
 from trainer.models import SpikingNetwork
 from trainer.neurons import REGISTER, Form, FormA, Hard, State
+from trainer.synapses import AvgPool
 
 
 class RealSoft(FormA):

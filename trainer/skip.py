@@ -15,9 +15,10 @@ from torch import Tensor
 
 from loihi import formats
 from trainer import grid, kernels
-from trainer.layers import Dense, Layer
+from trainer.layers import Layer
 from trainer.neurons import REGISTER, Chip, Hard, State
 from trainer.products import int8_product, times
+from trainer.synapses import Dense
 
 if TYPE_CHECKING:
     from trainer.models import SpikingNetwork

@@ -23,20 +23,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from loihi import Encoding, formats
-from trainer.layers import (
-    AvgPool,
-    Conv,
-    Dense,
-    Layer,
-    Link,
-    ModelError,
-    PooledDense,
-    Shape,
-    Synapse,
-)
+from trainer.layers import Layer, Link
 from trainer.models import INPUT, SpikingNetwork
 from trainer.neurons import FORMS, Neurons
 from trainer.surrogates import Surrogate
+from trainer.synapses import AvgPool, Conv, Dense, ModelError, PooledDense, Shape, Synapse
 
 CHAINS = {
     "mlp": "512-512",
