@@ -1,7 +1,7 @@
 """Makes the installed Lava wheels importable, and says what to do where they are absent.
 
 lava-nc 0.10.0 and lava-dl 0.6.0 declare Python 3.10 and numpy 1; their repositories are archived,
-so nothing newer will come. Installed past those pins, five things stop them on a current Python,
+so nothing newer will come. Installed past those pins, some things stop them on a current Python,
 and each is put right here while the module is imported, never in the wheel's files:
 
 - ``lava.magma.compiler.var_model`` has dataclass fields whose defaults are dataclass instances.
@@ -15,7 +15,11 @@ and each is put right here while the module is imported, never in the wheel's fi
 - ``lava.proc.conv`` keeps padding and the like as int8, in which numpy 2 also computes: an image
   of more than 127 rows or columns overflows. They are handed over as Python's integers.
 
-On Python 3.10 with the official pins none of these applies, and ``install()`` changes nothing.
+On Python 3.10 with the official pins none of these applies. One thing stops Lava on any Python:
+
+- ``lava.magma.runtime.message_infrastructure.multiprocessing`` sets the start method ``fork``: an
+  error where anything in the process has used multiprocessing before. Where the method is ``fork``
+  already, it may be set again; another one that was chosen stays an error.
 
 ``install(netx_only=True)`` is for a process that only runs files in Lava: netx uses one function
 of slayer, which otherwise brings torch, matplotlib and seconds of start. That function is taken
@@ -53,6 +57,7 @@ _VAR_MODEL = "lava.magma.compiler.var_model"
 _NETX_UTILS = "lava.lib.dl.netx.utils"
 _CONV_UTILS = "lava.proc.conv.utils"
 _PORTS = "lava.magma.core.process.ports.ports"
+_MESSAGES = "lava.magma.runtime.message_infrastructure.multiprocessing"
 _RF = f"{_SLAYER}.neuron.rf"
 #: The file of netx that imports torch; Lava runs it under this bare name as well.
 _SEQUENTIAL = "sequential_modules"
@@ -174,6 +179,8 @@ class _LavaFinder(MetaPathFinder):
             raise ModuleNotFoundError(_left_out("torch"), name=fullname)
         if not fullname.startswith("lava."):
             return None
+        if fullname == _MESSAGES:
+            return _found_with(_MessagesLoader, fullname, path)
         if fullname == _VAR_MODEL and _needs_hook():
             return _found_with(_VarModelLoader, fullname, path)
         if fullname == _NETX_UTILS and _numpy_2():
@@ -367,6 +374,17 @@ class _NetDictLoader(SourceFileLoader):
             return value
 
         net_dict.__getitem__ = getitem
+
+
+class _MessagesLoader(SourceFileLoader):
+    """The channels, which may set the start method to what it is."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        import multiprocessing  # some milliseconds, for the few that come here
+
+        if multiprocessing.get_start_method(allow_none=True) == "fork":
+            multiprocessing.set_start_method(None, force=True)
+        super().exec_module(module)
 
 
 class _ConvLoader(SourceFileLoader):

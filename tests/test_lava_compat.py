@@ -271,7 +271,7 @@ def test_without_the_hook_lava_does_not_import() -> None:
 def test_on_the_official_lane_every_module_keeps_its_own_loader(
     run_python: Callable[..., str],
 ) -> None:
-    """On Python 3.10 with numpy 1 nothing is changed; later, exactly what has to be."""
+    """On Python 3.10 with numpy 1 one thing is changed; later, exactly what has to be."""
     out = run_python(
         INSTALL.format("")
         + textwrap.dedent(
@@ -290,7 +290,30 @@ def test_on_the_official_lane_every_module_keeps_its_own_loader(
     expected = ["lava.magma.compiler.var_model"] if HOOKED else []
     if _numpy() >= (2, 1):
         expected.append("lava.magma.core.process.ports.ports")
+    expected.append("lava.magma.runtime.message_infrastructure.multiprocessing")
     assert out.splitlines()[-1] == repr(expected)
+
+
+USED = """
+import multiprocessing
+multiprocessing.{}
+import lava.magma.core.process.process
+print("imported")
+"""
+
+
+@pytest.mark.lava
+def test_multiprocessing_may_have_been_used_before(run_python: Callable[..., str]) -> None:
+    """Lava sets a start method, which is an error once there is one."""
+    assert "imported" in run_python(INSTALL.format("") + USED.format("Lock()"))
+
+
+@pytest.mark.lava
+def test_another_start_method_that_was_chosen_stays_an_error() -> None:
+    code = INSTALL.format("") + USED.format("set_start_method('spawn')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "context has already been set" in done.stderr
 
 
 @pytest.mark.lava
