@@ -346,7 +346,7 @@ class TestCheckpoint:
             assert "\n" not in str(caught.value)
         tensors = load_file(tmp_path / "place") if saved.write_bytes(whole) else {}
         save_file(tensors, saved)
-        with pytest.raises(PumiceError, match="no checkpoint of pumice's learning"):
+        with pytest.raises(PumiceError, match="no checkpoint pumice-learning-3"):
             self.run(x, labels, saved)
 
     def test_a_refused_file_leaves_the_learner_alone(self, tmp_path):

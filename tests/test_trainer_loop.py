@@ -233,7 +233,7 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     (folder / loop.CHECKPOINT).write_bytes(before[: len(before) // 2])
     refused("damaged", once, few(), folder, resume=True)
     save_file({"weight": torch.zeros(3)}, folder / loop.CHECKPOINT)
-    refused("no checkpoint of pumice", once, few(), folder, resume=True)
+    refused("no checkpoint pumice-training-2", once, few(), folder, resume=True)
     tensors, state = _split(before, folder)
     tensors["model.layers.0.synapse.weight"] = torch.zeros(3, 3)
     checkpoint.write(folder / loop.CHECKPOINT, tensors, state)
