@@ -60,7 +60,7 @@ exactness: $(READY)
 # Random networks and damaged files by the thousand (some minutes); a share of it is in `make test`.
 soak: $(READY)
 	PUMICE_SOAK=2000 PUMICE_FUZZ=10000 $(BIN)/python -m pytest -s \
-		tests/test_soak.py tests/test_fuzz.py tests/test_zoo.py
+		tests/test_soak.py tests/test_fuzz.py tests/test_fuzz_readers.py tests/test_zoo.py
 
 # The site, into build/site. Its tools are installed when they are first wanted.
 docs: $(READY)

@@ -182,14 +182,30 @@ class Folder:
 
     def __init__(self, place: Path) -> None:
         self.model = place / "model.net"
-        self.settings = json.loads((place / "settings.json").read_text(encoding="utf-8"))
+        self.settings = self._settings(place)
         with np.load(place / "samples.npz", allow_pickle=False) as arrays:
             self.payloads = arrays["payloads"]
             self.scores = arrays["scores"]
             self.spikes = [arrays[f"spikes_{i}"] for i in range(len(self.settings["names"]))]
-        digest = hashlib.sha256(self.model.read_bytes()).hexdigest()
-        if digest != self.settings["sha256"]:
-            raise Refused(f"{self.model} is not the file that this folder was made with")
+
+    def _settings(self, place: Path) -> dict[str, Any]:
+        """What settings.json says, once it and the files that it names are seen to be whole."""
+        path = place / "settings.json"
+        try:
+            said = json.loads(path.read_text(encoding="utf-8"))
+            settings: dict[str, Any] = said["settings"]
+            text = json.dumps(settings, sort_keys=True)
+            digests = {path: (said["sha256"], hashlib.sha256(text.encode()).hexdigest())}
+            for name, expected in settings["sha256"].items():
+                found = hashlib.sha256((place / name).read_bytes()).hexdigest()
+                digests[place / name] = (expected, found)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Refused(f"{place} is not what pumice deploy wrote ({words})") from None
+        for changed, (expected, found) in digests.items():
+            if found != expected:
+                raise Refused(f"{changed} is not the file that this folder was made with")
+        return settings
 
     def first(self, samples: int) -> None:
         """No more than so many samples."""

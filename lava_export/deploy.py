@@ -215,7 +215,6 @@ def _fill(
     labels: NDArray[np.integer[Any]] | None,
 ) -> None:
     netx.write(network, place / MODEL)
-    digest = hashlib.sha256((place / MODEL).read_bytes()).hexdigest()
     record = ("spikes", "v") if network.readout == "membrane" else ("spikes",)
     trace = reference.run(network, x, record)
     arrays: dict[str, Any] = {
@@ -230,8 +229,11 @@ def _fill(
     _put(place / SAMPLES, content.getvalue())
     first = network.layers[0].synapse
     kinds = {Inject: "current", Dense: "dense", Conv: "conv"}
+    digests = {
+        name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in (MODEL, SAMPLES)
+    }
     settings = {
-        "sha256": digest,
+        "sha256": digests,
         "names": network.names,
         "arrivals": network.arrivals,
         "readout": network.readout,
@@ -240,12 +242,13 @@ def _fill(
         "message_bits": 0 if network.encoding.binary else formats.WEIGHT_BITS,
         "delays": network.has_delays,
     }
-    _put(place / SETTINGS, _json(settings))
+    seal = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    _put(place / SETTINGS, _json({"sha256": seal, "settings": settings}))
     rules = {"chip": on.name, "ok": found.report.ok, "rules": found.report.as_dicts()}
     _put(place / f"{REPORT}.json", _json(rules))
     _put(place / f"{REPORT}.txt", _report_text(network, found.report, on).encode())
     _put(place / SCRIPT, Path(board.__file__).read_bytes())
-    _put(place / "README.txt", _readme(network, x.shape[1], digest).encode())
+    _put(place / "README.txt", _readme(network, x.shape[1], digests[MODEL]).encode())
 
 
 def _put(path: Path, content: bytes) -> None:

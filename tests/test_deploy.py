@@ -365,9 +365,11 @@ def test_simulated_it_finds_nothing(tmp_path: Path) -> None:
     netx.write(
         vector().with_layer(1, replace(layer, synapse=Dense(weight))), places[4] / "model.net"
     )
-    settings = json.loads((places[4] / "settings.json").read_text())
-    settings["sha256"] = hashlib.sha256((places[4] / "model.net").read_bytes()).hexdigest()
-    (places[4] / "settings.json").write_text(json.dumps(settings))
+    settings = json.loads((places[4] / "settings.json").read_text())["settings"]
+    digest = hashlib.sha256((places[4] / "model.net").read_bytes()).hexdigest()
+    settings["sha256"]["model.net"] = digest
+    seal = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    (places[4] / "settings.json").write_text(json.dumps({"sha256": seal, "settings": settings}))
     more: list[list[str]] = [[], [], [], ["--interval", "7", "--layers", "last"], []]
     done = supervise.run(
         board_jobs.simulate, deadline=300, places=[str(place) for place in places], arguments=more

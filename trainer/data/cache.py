@@ -153,7 +153,8 @@ def _build(
     try:
         writer = Writer(workplace)
         about = build(writer)
-        entry = {"identity": identity, "arrays": writer.arrays, "about": about}
+        entry: dict[str, Any] = {"identity": identity, "arrays": writer.arrays, "about": about}
+        entry["crc32"] = _crc_of(entry)
         with _writing(workplace / ENTRY):
             files.write(workplace / ENTRY, json.dumps(entry).encode())
             workplace.chmod(0o755)  # mkdtemp's are private
@@ -173,7 +174,7 @@ def _open(place: Path, identity: dict[str, Any]) -> Entry | None:
     """The entry if it is there, of this identity and undamaged."""
     try:
         entry = json.loads((place / ENTRY).read_text(encoding="utf-8"))
-        if entry["identity"] != identity:
+        if entry["identity"] != identity or entry.pop("crc32") != _crc_of(entry):
             return None
         arrays = {}
         for name, expected in entry["arrays"].items():
@@ -186,6 +187,10 @@ def _open(place: Path, identity: dict[str, Any]) -> Entry | None:
         return Entry(arrays, dict(entry["about"]))
     except Exception:  # whatever damage does to the readers of JSON and of numpy
         return None
+
+
+def _crc_of(entry: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(entry, sort_keys=True).encode())
 
 
 def _crc(array: NDArray[Any]) -> int:

@@ -301,6 +301,8 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path} is not a text file") from None
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:  # of a name that nothing can have
+        raise DataError(f"{str(path)!r} cannot be read: {error}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
