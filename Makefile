@@ -30,7 +30,7 @@ PYTEST_ARGS ?=
 export PUMICE_REQUIRE_LAVA := 1
 DEMO_ARGS ?=
 
-.PHONY: help demo test lint types tests exactness soak docs wheel venv clean
+.PHONY: help demo test lint types tests exactness soak coverage docs wheel venv clean
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -61,6 +61,14 @@ exactness: $(READY)
 soak: $(READY)
 	PUMICE_SOAK=2000 PUMICE_FUZZ=10000 $(BIN)/python -m pytest -s \
 		tests/test_soak.py tests/test_fuzz.py tests/test_fuzz_readers.py tests/test_zoo.py
+
+# Which lines the tests reach (twice as long as they take alone); less than 90 % is an error. Tests
+# that take memory or disk away would take it away from the measurement.
+coverage: $(READY)
+	@$(BIN)/python -c 'import pytest_cov' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --no-warn-conflicts --constraint constraints.txt \
+			--editable '.[coverage]'
+	$(PYTEST) --cov --cov-report=term:skip-covered --timeout 900 -k 'not disk and not test_faults'
 
 # The site, into build/site. Its tools are installed when they are first wanted.
 docs: $(READY)

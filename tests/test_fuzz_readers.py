@@ -391,7 +391,9 @@ READERS = {
     "sweep, journal": Reader(make_journal, read_sweep, text=True, folder="sweep"),
     "nir": Reader(make_nir, read_nir),
     "nir, of others": Reader(make_nir, of(read_nir, False)),
-    "board, settings": Reader(of(make_board, "settings.json"), read_board, text=True, folder="out", sealed=True),
+    "board, settings": Reader(
+        of(make_board, "settings.json"), read_board, text=True, folder="out", sealed=True
+    ),
     "board, samples": Reader(of(make_board, "samples.npz"), read_board, folder="out", sealed=True),
 }
 
