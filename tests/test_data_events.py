@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer import data
-from trainer.data import Binning, DataError, Events
+from trainer.data import Binning, DataError, Events, recordings
 from trainer.data.recordings import read_aedat31, read_nmnist
 
 # --- binning -------------------------------------------------------------------------------------
@@ -375,6 +375,20 @@ class TestShd:
             data.load("shd", tmp_path)
         path.unlink()
         with pytest.raises(DataError, match=r"shd is not here: put shd_train\.h5"):
+            data.load("shd", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("what", "words"),
+        [
+            ("import time; time.sleep(60)", "is damaged: HDF5 does not get through it in 1 s"),
+            ("import os; os.abort()", r"is damaged: HDF5 fails on it \(SIGABRT\)"),
+        ],
+    )
+    def test_a_file_that_hangs_or_crashes_hdf5(self, tmp_path, monkeypatch, what, words):
+        write_shd(tmp_path / "shd")
+        monkeypatch.setattr(recordings, "_TRY", what)
+        monkeypatch.setattr(recordings, "DEADLINE", 1.0)
+        with pytest.raises(DataError, match=words):
             data.load("shd", tmp_path)
 
 

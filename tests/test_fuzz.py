@@ -19,6 +19,7 @@ import lava_jobs
 import numpy as np
 import pytest
 
+from lava_export import damage as file_damage
 from lava_export import netx, seal
 from lava_export.netx import reader as netx_reader
 from loihi import (
@@ -218,11 +219,11 @@ def test_a_file_that_hangs_hdf5_is_refused(tmp_path: Path, monkeypatch: pytest.M
     netx.write(originals()[0], tmp_path / "m.net")
     (tmp_path / "m.net").write_bytes((tmp_path / "m.net").read_bytes()[seal.BLOCK :])
     assert netx.read(tmp_path / "m.net") == originals()[0]
-    monkeypatch.setattr(netx_reader, "DEADLINE", 1.0)
+    monkeypatch.setattr(file_damage, "DEADLINE", 1.0)
     monkeypatch.setattr(netx_reader, "_in_child", lava_jobs.hang_on)
     with pytest.raises(netx.NetxError, match=r"m.net: it is damaged: HDF5 does not get through"):
         netx.read(tmp_path / "m.net")
-    monkeypatch.setattr(netx_reader, "DEADLINE", 20.0)
+    monkeypatch.setattr(file_damage, "DEADLINE", 20.0)
     monkeypatch.setattr(netx_reader, "_in_child", lava_jobs.die_of)
     with pytest.raises(netx.NetxError, match=r"m.net: it is damaged: HDF5 fails on it: .*SIGKILL"):
         netx.read(tmp_path / "m.net")

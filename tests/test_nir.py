@@ -333,7 +333,7 @@ def test_without_our_metadata_the_chips_numbers_are_found_again() -> None:
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        ({"version": 2}, "metadata are of version 2: pumice knows 1"),
+        ({"version": 3}, "metadata are of version 3: pumice knows 2"),
         ({"network": "{"}, "metadata under pumice cannot be read"),
         ({"network": "[" * 100_000}, "metadata under pumice cannot be read"),
         (
@@ -342,6 +342,8 @@ def test_without_our_metadata_the_chips_numbers_are_found_again() -> None:
         ),
         ({"dt": "soon"}, "cannot be read: could not convert"),
         ({"dt": 0.0}, "cannot be read: dt is 0"),
+        ({"sha256": "0"}, "metadata under pumice are not what pumice wrote"),
+        ({"dt": 0.5}, "metadata under pumice are not what pumice wrote"),
     ],
 )
 def test_metadata_that_cannot_be_read(said: dict[str, Any], says: str) -> None:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lava_export import seal, supervise
+from lava_export import damage, seal
 from lava_export.damage import UNREADABLE
 from lava_export.netx.fields import INT, NetxError, Place, at, pair
 from lava_export.netx.limits import (
@@ -44,8 +44,6 @@ from loihi import (
 from loihi.network import Readout, Shape, Synapse
 from loihi.neurons import AnyNeuron, Bias
 
-DEADLINE = 30.0
-"""Seconds for HDF5 to read a small file of another's; a second more for each megabyte."""
 TIME_STEPS = 16
 """T of a file that does not say (``simulation/tSample``)."""
 INPUT_WEIGHT, INPUT_BIAS = 64, 0  # netx's defaults for an input layer
@@ -69,7 +67,7 @@ def read(path: str | Path) -> Network:
         if not h5py.is_hdf5(path):
             raise NetxError("not a netx file: it is not HDF5")
         if not sealed:
-            _try(path)
+            damage.try_in_child(_in_child, path)
     except OSError as error:
         raise NetxError(f"{path}: cannot be read: {error.strerror or error}") from None
     except PumiceError as error:
@@ -86,19 +84,6 @@ def _open(path: Path) -> Network:
     except UNREADABLE as error:
         words = " ".join(str(error).split())
         raise NetxError(f"{path}: cannot be read, it is damaged: {words}") from None
-
-
-def _try(path: Path) -> None:
-    """Another's file may be damaged such that HDF5 hangs or crashes: a child finds out."""
-    deadline = DEADLINE + path.stat().st_size / 2**20
-    try:
-        supervise.run(_in_child, deadline=deadline, path=str(path.resolve()))
-    except supervise.DeadlineError:
-        raise NetxError(
-            f"it is damaged: HDF5 does not get through it in {deadline:.0f} s"
-        ) from None
-    except supervise.ChildError as error:
-        raise NetxError(f"it is damaged: HDF5 fails on it: {error}") from None
 
 
 def _in_child(folder: Path, *, path: str) -> dict[str, Any]:

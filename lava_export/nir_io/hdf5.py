@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from lava_export import damage
 from lava_export.damage import UNREADABLE, too_large
 from loihi.errors import PumiceError
 
@@ -44,13 +46,24 @@ def load(path: Path) -> dict[str, Any]:
             raise NirError("the file is empty")
         if not h5py.is_hdf5(path):
             raise NirError("not a NIR file: it is not HDF5")
-        with h5py.File(path, "r") as file:
-            return _load(file, path.stat().st_size)
+        damage.try_in_child(_in_child, path)
+        return _open(path)
     except PumiceError as error:
         raise NirError(f"{path}: {error}") from None
     except UNREADABLE as error:
         words = " ".join(str(error).split())
         raise NirError(f"{path}: cannot be read, it is damaged: {words}") from None
+
+
+def _open(path: Path) -> dict[str, Any]:
+    with h5py.File(path, "r") as file:
+        return _load(file, path.stat().st_size)
+
+
+def _in_child(folder: Path, *, path: str) -> dict[str, Any]:
+    with suppress(PumiceError, *UNREADABLE):
+        _open(Path(path))
+    return {}
 
 
 def loads(image: io.BytesIO) -> dict[str, Any]:

@@ -44,7 +44,10 @@ def read_own(graph: Mapping[str, Any]) -> Network | None:
     except _UNREADABLE as error:
         words = " ".join(str(error).split())
         raise NirError(f"its metadata under pumice cannot be read: {words}") from None
-    if (changed := _difference(Writer(network, dt).graph(), graph)) is not None:
+    written = Writer(network, dt).graph()
+    if written["metadata"]["pumice"]["sha256"] != said.get("sha256"):
+        raise NirError(f"its metadata under pumice are not what pumice wrote{_INSTEAD}")
+    if (changed := _difference(written, graph)) is not None:
         raise NirError(
             f"{changed} is not what pumice wrote there, so that its metadata do not fit{_INSTEAD}"
         )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lava_export.nir_io.hdf5 import NirError
 from lava_export.nir_io.linear import Real
-from loihi import Conv, Dense, Inject, Layer, Network, Neuron, formats
+from loihi import Conv, Dense, Inject, Layer, Network, Neuron, checkpoint, formats
 from loihi.network import INPUT, Shape, Synapse
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ DT = 1e-4
 FOREVER = 2.0**60
 """Steps of a time constant that stands for none, where NIR has no node without it: so many that
 nothing of it is left in the floating point of its Euler steps."""
-VERSION = 1
+VERSION = 2
 """Of the metadata under ``pumice``."""
 
 
@@ -104,16 +104,26 @@ class Writer:
             "readout": network.readout,
             "layers": own,
         }
+        text = json.dumps(about, default=lambda n: n.item())
         said = {
             "version": VERSION,
             "dt": self.dt,
-            "network": json.dumps(about, default=lambda n: n.item()),
+            "network": text,
+            "sha256": checkpoint.digest(f"{text} {self.dt!r}", self._noted()),
         }
         return {
             "type": "NIRGraph",
             "nodes": self.nodes,
             "edges": self.edges,
             "metadata": {"pumice": said},
+        }
+
+    def _noted(self) -> dict[str, NDArray[Any]]:
+        """What stands in the nodes' metadata, by node and name."""
+        return {
+            f"{node}.{name}": np.asarray(value, dtype=np.int64)
+            for node, held in self.nodes.items()
+            for name, value in held.get("metadata", {}).get("pumice", {}).items()
         }
 
     def _layer(self, index: int) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -229,6 +232,7 @@ def _shd_file(source: Path) -> tuple[NDArray[np.int64], _Spikes]:
 
     @functools.lru_cache(maxsize=1)
     def opened() -> Any:
+        _try(source)
         return h5py.File(source, "r")
 
     def read(index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -243,6 +247,32 @@ def _shd_file(source: Path) -> tuple[NDArray[np.int64], _Spikes]:
         return (times * 1e6).astype(np.int64), units
 
     return labels.astype(np.int64), read
+
+
+_TRY = """import h5py, sys
+with h5py.File(sys.argv[1], "r") as file:
+    for key in ("spikes/times", "spikes/units"):
+        for index in range(len(file[key])):
+            try:
+                file[key][index]
+            except Exception:
+                pass"""
+DEADLINE = 60.0
+"""Seconds that the HDF5 library may take for a file, and one more for each MiB of it."""
+
+
+def _try(source: Path) -> None:
+    """A file may be damaged such that HDF5 hangs or crashes: a child finds out."""
+    deadline = DEADLINE + source.stat().st_size / 2**20
+    code = [sys.executable, "-c", _TRY, str(source)]
+    try:
+        done = subprocess.run(code, capture_output=True, timeout=deadline)
+    except subprocess.TimeoutExpired:
+        words = f"HDF5 does not get through it in {deadline:.0f} s"
+        raise DataError(f"{source} is damaged: {words}") from None
+    if done.returncode < 0:
+        words = signal.Signals(-done.returncode).name
+        raise DataError(f"{source} is damaged: HDF5 fails on it ({words})")
 
 
 def _shd_counts(source: Path, read: _Spikes, binning: Binning, index: int) -> Counts:
