@@ -33,7 +33,7 @@ from loihi.neurons import AnyNeuron, Delta, Neuron, Resonator, Sigma, SigmaDelta
 STATES = ("spikes", "u", "v")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trace:
     """What every layer did: for each of ``spikes``, ``u``, ``v`` that was asked for, one array a
     layer, ``[T, N, *shape]`` (spikes uint8, u and v int32; u and v after the step, reset done).

@@ -54,6 +54,7 @@ def test_every_finding_has_words_and_each_trouble_advice(
         *("Python", "numpy", "numba", "h5py", "torch", "GPU", "Lava"),
         *("Loihi extension", "Loihi host"),
     ]
+    assert [f.name for f in findings if f.required] == names[:5]
     for finding in findings:
         assert finding.found, finding
         assert finding.ok == (not finding.advice), finding

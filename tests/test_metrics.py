@@ -330,6 +330,8 @@ def test_sparsities() -> None:
     found = count(network, np.zeros((4, 1, 2), dtype=np.uint8))
     assert found.activation_sparsity == 1.0
     assert [layer.activations for layer in found.layers] == [8, 8, 0]
+    silent = Network((2,), layers[2:], Encoding("events", 4))
+    assert count(silent, np.ones((4, 1, 2), dtype=np.uint8)).activation_sparsity == 0.0
 
 
 # --- the package --------------------------------------------------------------------------------

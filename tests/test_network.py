@@ -97,8 +97,8 @@ def test_kernels_and_channels_that_do_not_fit() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"du": -1}, {"du": 4097}, {"dv": 1.5}, {"vth": 2**17}, {"vth": -1}, {"bias": 4096},
-     {"bias_exp": 8}, {"bias": np.nan}],
+    [{"du": -1}, {"du": 4097}, {"dv": 1.5}, {"dv": -1}, {"dv": 4097}, {"vth": 2**17}, {"vth": -1},
+     {"bias": 4096}, {"bias": -4097}, {"bias_exp": -1}, {"bias_exp": 8}, {"bias": np.nan}],
 )  # fmt: skip
 def test_neurons_out_of_range(fields: dict[str, float]) -> None:
     with pytest.raises(PumiceError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import pkgutil
 import re
 import subprocess
 import sys
@@ -250,3 +252,23 @@ def test_pins_name_no_place_to_fetch_from() -> None:
     for file in ("constraints.txt", "constraints-3.10.txt"):
         for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
             assert re.fullmatch(r"#.*|[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line), (file, line)
+
+
+# ---------------------------------------------------------------- values
+
+
+MUTABLE = {"_State", "_Chunk", "_Slice"}
+"""Of loihi: where an engine's run stands."""
+
+
+@pytest.mark.parametrize("room", ["loihi", "trainer.rules"])
+def test_what_is_passed_around_cannot_change(room: str) -> None:
+    package = importlib.import_module(room)
+    found = {}
+    for module in pkgutil.iter_modules(package.__path__, f"{room}."):
+        for name, held in vars(importlib.import_module(module.name)).items():
+            if dataclasses.is_dataclass(held) and held.__module__ == module.name:
+                found[name] = held
+    assert found
+    for name, held in found.items():
+        assert held.__dataclass_params__.frozen or name in MUTABLE, name

@@ -15,7 +15,15 @@ from lava_export import netx
 from lava_export.nir_io import linear
 from loihi import Conv, Dense, Encoding, PumiceError, formats, reference
 from loihi.network import INPUT
-from loihi.quantise import LayerReport, QuantiseError, RealLayer, RealSynapse, quantise
+from loihi.quantise import (
+    LayerReport,
+    QuantiseError,
+    RealLayer,
+    RealSynapse,
+    _fits,
+    _weights,
+    quantise,
+)
 
 SPIKES = Encoding("events", 20)
 
@@ -63,6 +71,29 @@ def test_each_weight_is_the_nearest_of_a_format(data: st.DataObject) -> None:
         grids = grids[:1]
     best = min(sum(nearest(v, grid) ** 2 for v in x.reshape(-1)) for grid in grids)
     assert np.square(made.synapse.weight - x).sum() == pytest.approx(best, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("weight", "scale"),
+    [
+        ([-1.0, 0.5], 256),
+        ([-1.0, 1.0], 254),
+        ([0.0, 0.5], 510),
+        ([-1.0, -0.5], 254),
+        ([0.0], np.inf),
+    ],
+)
+def test_the_largest_scale_that_clips_none(weight: list[float], scale: float) -> None:
+    assert _fits(np.array(weight)) == scale
+
+
+def test_what_the_finer_grid_does_not_hold_takes_the_coarser() -> None:
+    """Even where clipping a single weight would cost less than rounding all others."""
+    x = np.append(np.full(50, 3.0), -130.0)
+    weight, clipped = _weights(x)
+    assert (weight.min(), clipped) == (-130, 0.0)
+    assert set(weight[:-1] % 2) == {0}
+    assert _weights(np.append(x[:-1], -128.0))[0].tolist() == [*[3] * 50, -128]
 
 
 @settings(max_examples=20, deadline=None)

@@ -647,6 +647,37 @@ def test_a_mistake_is_seen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         MUTATIONS[name](monkeypatch)
 
 
+# --- what a rule reports --------------------------------------------------------------------------
+
+
+def whole_intervals(outputs: list[Tensor], k: int) -> list[Tensor]:
+    return [torch.stack(outputs[i : i + k]).mean(0) for i in range(0, len(outputs), k)]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_loss_and_scores_are_the_output_layers(name: str) -> None:
+    """The mean loss of the outputs that the rule judges, and the scores after the last step."""
+    steps = 6
+    net = network_of("dense", "chip")
+    x, y = batch_for(net, steps)
+    with torch.no_grad():
+        net.reset(x)
+        outputs = [net.step(t) for t in range(steps)]
+        scores = net.read()
+    judged = outputs
+    if name == "tt_lbp":
+        judged = whole_intervals(outputs, 3)
+    elif name == "sltt_k":
+        drawn = torch.randperm(steps, generator=torch.Generator().manual_seed(5))[:2]
+        judged = [outputs[t] for t in sorted(drawn.tolist())]
+    wanted = torch.stack([F.cross_entropy(o, y) for o in judged]).mean()
+    own = rule(name, k={"tt_lbp": 3}.get(name, 2), n=0)
+    found = own(net, x, y, F.cross_entropy, generator=torch.Generator().manual_seed(5))
+    assert float(found.loss) == pytest.approx(float(wanted), rel=1e-6)
+    torch.testing.assert_close(found.scores, scores, rtol=0.0, atol=0.0)
+    assert not found.loss.requires_grad and not found.scores.requires_grad
+
+
 # --- the registry ---------------------------------------------------------------------------------
 
 
@@ -657,6 +688,7 @@ def test_rules_by_name() -> None:
     assert isinstance(rule("stop", per_synapse=True), stop_module.STOP)
     with pytest.raises(PumiceError, match="rule 'bppt' is unknown: use one of bptt, "):
         rule("bppt")
+    assert (rule("sltt_k"), rule("tt_lbp"), rule("bptt")) == (SLTTK(1), TTLBP(1, 1), BPTT(False))
     assert set(RULES) == {
         "bptt", "bptt_checkpoint", "sltt", "sltt_k", "ottt", "stop", "tt_lbp", "decolle",
     }  # fmt: skip
