@@ -10,6 +10,7 @@ import pytest
 
 from loihi import (
     INTEGRATOR,
+    ComplexDense,
     Conv,
     Dense,
     Edge,
@@ -184,6 +185,15 @@ def test_payloads_of_sums() -> None:
     assert network.payload_of((-1, 2)) == (-7, 10)
     positive = dataclasses.replace(network, encoding=Encoding("events", 4, (3, 9)))
     assert positive.payload_of((-1,)) == (0, 9)  # silence is always a payload
+    negative = dataclasses.replace(network, encoding=Encoding("events", 4, (-7, -3)))
+    assert negative.payload_of((-1, 1)) == (-7, 1)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 2)), ((3, 2), (2, 3)), ((2, 3), (2, 4))])
+def test_complex_weights_have_one_shape(shapes: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    real, imag = (np.full(shape, 2) for shape in shapes)
+    with pytest.raises(PumiceError, match=r"the real weights are .*, the imaginary ones"):
+        ComplexDense(real, imag)
 
 
 def test_a_chain_spelled_out_is_the_chain() -> None:

@@ -370,6 +370,9 @@ def test_figures_gone_wrong_end_in_one_line(monkeypatch) -> None:
     assert report.partition is None
     [found] = [f for f in report.findings if f.rule == "cores"]
     assert (found.level, found.used, found.allowed) == ("error", 5, 1000)
+    monkeypatch.undo()
+    monkeypatch.setattr(partitions, "NEURONS_MAX", 30)
+    assert partition(network, CHIP).fits
     monkeypatch.setattr(partitions, "NEURONS_MAX", 29)
     with pytest.raises(PartitionError, match="30 neurons"):
         partition(network, CHIP)
