@@ -56,6 +56,29 @@ def check_writable(path: Path) -> None:
         raise PumiceError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """A folder to oneself, among those who ask; the lock goes with the process, however it ends.
+
+    Raises :class:`PumiceError` where another process has it.
+    """
+    import fcntl  # not on Windows, which everything else here does without
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PumiceError(
+                f"{folder}: another command is at work in it: wait for it, or name another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def umask() -> int:
     """The permissions that files of this process are made without."""
     mask = os.umask(0)

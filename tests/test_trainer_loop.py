@@ -357,6 +357,32 @@ loop.train(config, digits, Path(sys.argv[2]), resume=resume)
         assert torch.equal(ours[name], theirs[name]), name
 
 
+def test_two_at_work_in_one_folder(tmp_path: Path) -> None:
+    """The second is refused, beginning or resuming; the first ends as it does alone."""
+    tried: list[str] = []
+
+    def meanwhile(_: loop.Metrics) -> None:
+        for resume in (False, True):
+            config = SMALL if resume else replace(SMALL, seed=7)
+            code = (
+                "from pathlib import Path; from trainer import data, loop\n"
+                "from trainer.config import TrainConfig\n"
+                f"loop.train(TrainConfig(**{config.to_dict()!r}), data.load('digits'),"
+                f" Path({str(tmp_path / 'run')!r}), resume={resume})"
+            )
+            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+            assert done.returncode == 1
+            tried.append(done.stderr.strip().splitlines()[-1])
+
+    config = replace(SMALL, epochs=1)
+    shared = loop.train(config, few(), tmp_path / "run", on_epoch=meanwhile)
+    assert len(tried) == 2
+    assert all("another command is at work in it: wait for it" in line for line in tried)
+    alone = loop.train(config, few(), tmp_path / "alone")
+    assert (shared.network, shared.accuracy) == (alone.network, alone.accuracy)
+    assert loop.train(replace(config, epochs=1), few(), tmp_path / "run", resume=True).network
+
+
 @pytest.mark.parametrize("option", [{"channels_last": True}, {"precision": "tf32"}])
 def test_fast_paths_keep_the_forward_pass(option: dict[str, Any], tmp_path: Path) -> None:
     """On the CPU the whole training is the same; on a GPU, the forward pass (docs/training.md)."""

@@ -112,13 +112,21 @@ def train(
     folder = Path(out_dir)
     _check_data(dataset)
     train_rule, loss = rule(config.rule, **config.to_dict()), LOSSES[config.loss]
-    with world(config.device) as (processes, place), exact(config.precision == "tf32"):
+    with (
+        world(config.device) as (processes, place),
+        exact(config.precision == "tf32"),
+        contextlib.ExitStack() as held,
+    ):
         device = _device(place)
         use_threads(torch.get_num_threads())
         if config.validation:
             dataset = hold_out(dataset, config.validation, config.seed)
         network = build_network(config, dataset)
         run = _Run(config, dataset, network, folder, processes)
+        if not resume:
+            _make(folder)
+        if processes.first and folder.is_dir():
+            held.enter_context(files.alone(folder))
         if resume:
             run.load(folder / CHECKPOINT)
             run.write_metrics()
@@ -142,6 +150,13 @@ def train(
             export(frozen, folder)
         processes.wait()
     return TrainResult(frozen, run.history, predictions, network)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(f"cannot make the folder {folder}: {error.strerror}") from None
 
 
 def _mse(o: Tensor, y: Tensor) -> Tensor:
@@ -276,10 +291,6 @@ class _Run:
                 f"{self.folder} holds a run already ({found}), which is never overwritten: go on "
                 "with it (--resume), or name another folder (--out)"
             )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainError(f"cannot make the folder {self.folder}: {error.strerror}") from None
         generator = torch.Generator().manual_seed(self.config.seed)
         samples = min(CALIBRATION_SAMPLES, CALIBRATION_PIXELS // self.network.activity_size())
         x = payloads(self.network, self.dataset.x_train[: max(samples, 16)])
