@@ -118,3 +118,21 @@ def test_the_steps_of_a_raster_are_named_where_they_are(steps: int) -> None:
     if steps > 2:
         assert np.diff([x for _, x in named]).min() >= INSIDE[0] * 0.07 - 0.1  # room for a number
     assert len(named) >= min(steps, 4) - 1
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0, "0"),
+        (0.00123, "0.00123"),
+        (0.0005, "5.0e-04"),
+        (999, "999"),
+        (9999, "9999"),
+        (15_000, "15k"),
+        (999_000, "999k"),
+        (1_200_000, "1.2M"),
+        (-3_000_000_000, "-3G"),
+    ],
+)
+def test_numbers_are_short(value: float, said: str) -> None:
+    assert charts.plain(value) == said

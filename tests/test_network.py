@@ -122,6 +122,9 @@ def test_payloads_are_checked() -> None:
         network.check_payloads(np.full((4, 2, 1, 6, 8), 2, dtype=np.uint8))
     with pytest.raises(PumiceError, match="integers"):
         network.check_payloads(np.zeros((4, 2, 1, 6, 8)))
+    for size in (47, 49):
+        with pytest.raises(PumiceError, match=rf"expected .*1, 6, 8\], found \[4, 2, {size}\]"):
+            network.check_payloads(np.zeros((4, 2, size), dtype=np.uint8))
     flat = network.check_payloads(np.zeros((4, 2, 48), dtype=np.uint8))
     assert flat.shape == (4, 2, 1, 6, 8)
 
