@@ -56,7 +56,7 @@ def histogram(values: NDArray[Any], step: int = 1, bins: int = BINS) -> Histogra
     width = step * max(1, math.ceil((last - first + step) / (bins * step)))
     low = first // width * width
     places = (flat.astype(np.int64) - low) // width
-    counts = np.bincount(places, minlength=(last - low) // width + 1)
+    counts = np.bincount(places)
     return Histogram(counts, low, width, int((flat == 0).sum()))
 
 

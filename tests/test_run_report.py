@@ -307,6 +307,13 @@ def test_census_is_of_the_reference_membranes() -> None:
     assert census.census(network)[0].membranes is None
 
 
+@pytest.mark.parametrize(("weights", "width"), [([3, 6, 9], 1), ([2, 4, -6], 2), ([0, 0, 1], 1)])
+def test_bins_of_weights_are_as_wide_as_their_grid(weights: list[int], width: int) -> None:
+    network = Network((3,), (Layer(Dense([weights]), Neuron(vth=2)),), Encoding("events", 2))
+    (found,) = census.census(network)
+    assert found.weights is not None and found.weights.width == width
+
+
 def test_differences_are_counted() -> None:
     rng = np.random.default_rng(2)
     encoding = Encoding("rate", 4, (0, 1), 0.0, 1.0)
