@@ -40,7 +40,7 @@ COUNT = max(40, int(os.environ.get("PUMICE_FUZZ", "0")) // 20)
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = 6 << 30
 """Bytes of address space: what libraries map takes most of it."""
-SECONDS = 20
+SECONDS = 30
 """For a single file, on a busy machine."""
 SMALL = {"model": "6", "time_steps": 2, "epochs": 1}
 SIMPLE = Encoding("graded", 2, (0, 255), 0.0, 255.0)
@@ -443,7 +443,11 @@ def verdict(reader: Reader, place: Path, good: Any) -> str:
 
 def tries(name: str, base: Path) -> None:
     """In the child: a line for each seed; an exception, a crash and the alarm end it."""
+    from lava_export import damage as hdf5
+    from trainer.data import recordings
+
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    hdf5.DEADLINE = recordings.DEADLINE = SECONDS / 2  # that HDF5 gets, in a child
     reader = READERS[name]
     victim = reader.make(base)
     image = victim.read_bytes()
