@@ -363,13 +363,13 @@ def dataset(path: Path) -> Any:
 
 DATA = {"valid": is_dataset}
 READERS = {
-    "npz": Reader(make_npz, dataset, **DATA),
-    "npz, packed": Reader(of(make_npz, np.savez_compressed), dataset, **DATA),
+    "npz": Reader(make_npz, dataset, sealed=True),
+    "npz, packed": Reader(of(make_npz, np.savez_compressed), dataset, sealed=True),
     "idx, images": Reader(make_idx, dataset, folder=".", **DATA),
     "idx, labels": Reader(of(make_idx, 1), dataset, folder=".", **DATA),
-    "idx, gzipped": Reader(of(make_idx, 2, True), dataset, folder=".", **DATA),
+    "idx, gzipped": Reader(of(make_idx, 2, True), dataset, sealed=True, folder="."),
     "cifar": Reader(make_cifar, read_cifar, folder=".", **DATA),
-    "cifar, archive": Reader(of(make_cifar, True), read_cifar, **DATA),
+    "cifar, archive": Reader(of(make_cifar, True), read_cifar, sealed=True),
     "nmnist": Reader(make_nmnist, binned("nmnist"), folder=".", **DATA),
     "shd": Reader(make_shd, binned("shd"), folder=".", **DATA),
     "gestures": Reader(make_gestures, binned("dvs_gesture"), folder="g", **DATA),

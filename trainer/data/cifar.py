@@ -150,6 +150,8 @@ def _files(path: Path, layout: Layout) -> Iterator[_Reader]:
     try:
         with tarfile.open(path) as tar:
             yield _Reader(path, layout, tar)
+            while tar.fileobj and tar.fileobj.read(2**20):
+                pass  # gzip's checksum comes last
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} is not a whole archive of {layout.title}: {reason}") from None
