@@ -68,7 +68,7 @@ coverage: $(READY)
 	@$(BIN)/python -c 'import pytest_cov' 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --no-warn-conflicts --constraint constraints.txt \
 			--editable '.[coverage]'
-	$(PYTEST) --cov --cov-report=term:skip-covered --timeout 900 -k 'not disk and not test_faults'
+	$(PYTEST) --cov --cov-report=term:skip-covered --timeout 900 -k 'not disk and not test_faults' $(PYTEST_ARGS)
 
 # The site, into build/site. Its tools are installed when they are first wanted.
 docs: $(READY)
