@@ -77,7 +77,7 @@ docs: $(READY)
 			--editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-# The wheel, in an empty environment without Lava; what it needs is linked from this one.
+# The wheel, in an empty environment, without Lava and with it; what it needs is linked from here.
 wheel: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python .ci/wheel.py
 

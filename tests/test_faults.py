@@ -1,9 +1,9 @@
 """Commands ended or starved at any moment: nothing half written, nothing lost, nothing left behind.
 
-Each round takes a command, ends it by a signal at a random moment, or gives it too small a disk or
-too little memory, and then looks: at what it said, at its processes, at shared memory and temporary
-files, at the file that was in the output's place before. Then the same command runs undisturbed,
-and must come to what it comes to on a quiet day.
+Each round takes a command, ends it by a signal at a random moment, or gives it too small a disk, a
+read-only one or too little memory, and then looks: at what it said, at its processes, at shared
+memory and temporary files, at the file that was in the output's place before. Then the same command
+runs undisturbed, and must come to what it comes to on a quiet day.
 
 ``PUMICE_FAULTS=100`` for a hundred rounds; a few in every run.
 """
@@ -34,7 +34,23 @@ from lava_export import netx
 ROUNDS = int(os.environ.get("PUMICE_FAULTS", "0"))
 ROOT = Path(__file__).resolve().parent.parent
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
-KINDS = (*SIGNALS, "disk", "memory")
+READ_ONLY = (
+    "unshare", "-m", "sh", "-c",
+    'mount --bind . . && cd "$PWD" && mount --bind "$TMPDIR" "$TMPDIR" && '
+    'mount -o remount,ro,bind . && exec "$0" "$@"',
+)  # fmt: skip
+"""A command in which its folder is read-only, all but the temporary files."""
+
+
+def may_mount() -> bool:
+    """Whether there is a kind of disk that only the superuser can make."""
+    if shutil.which("unshare") is None:
+        return False
+    tried = ["unshare", "-m", "sh", "-c", "mount --bind /tmp /tmp"]
+    return subprocess.run(tried, capture_output=True).returncode == 0
+
+
+KINDS = (*SIGNALS, "disk", "memory", *(("read-only",) if may_mount() else ()))
 TMP = "tmp" + 50 * "-"  # too long for Unix sockets in it, of which Lava's processes have some
 PATIENCE = 300.0  # seconds; a machine may be busy
 
@@ -82,7 +98,7 @@ JOBS = {
 }  # fmt: skip
 
 
-def pumice(folder: Path, command: str, **options) -> subprocess.Popen:
+def pumice(folder: Path, command: str, within: tuple[str, ...] = (), **options) -> subprocess.Popen:
     """The command, with a mark in its environment that all its descendants carry."""
     temporary = folder / TMP
     temporary.mkdir(exist_ok=True)
@@ -94,7 +110,7 @@ def pumice(folder: Path, command: str, **options) -> subprocess.Popen:
         "PUMICE_ROUND": folder.name,
     }
     return subprocess.Popen(
-        [sys.executable, "-c", "from cli.start import main; import sys; sys.exit(main())",
+        [*within, sys.executable, "-c", "from cli.start import main; import sys; sys.exit(main())",
          *command.split()],
         cwd=folder, env=environment, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
@@ -214,7 +230,8 @@ def disturb(job: Job, kind: str, folder: Path, seconds: float, rng: random.Rando
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(limit[0], (limit[1], limit[1]))
 
-    child = pumice(folder, job.command, preexec_fn=starve if limit else None)
+    within = READ_ONLY if kind == "read-only" else ()
+    child = pumice(folder, job.command, within, preexec_fn=starve if limit else None)
     if kind in SIGNALS:
         end = time.monotonic() + rng.uniform(0.0, 1.05) * seconds
         while time.monotonic() < end and child.poll() is None:
@@ -247,6 +264,9 @@ def one_round(job: Job, kind: str, seed: int, quiet: Path, base: Path, calm) -> 
         assert result(job, folder) == wanted, f"it said that all went well: {where}"
     elif there != old:
         assert result(job, folder) == wanted, f"half of a file: {where}"
+    if kind == "read-only":
+        assert (code, said.count("pumice: ")) == (1, 1), where
+        assert "Read-only file system" in said and "Traceback" not in said, where
     if kind in ("disk", "SIGINT") and str(ROOT / "cli") in said:  # else Python had just begun
         assert "Traceback" not in said, where
     # And nothing is lost.
@@ -269,6 +289,13 @@ def test_a_signal(name, quiet, tmp_path, calm):
 @pytest.mark.parametrize("name", ["train", "learn"])
 def test_a_full_disk(name, quiet, tmp_path, calm):
     one_round(JOBS[name], "disk", 0, quiet, tmp_path, calm)
+
+
+@pytest.mark.lava
+@pytest.mark.skipif("read-only" not in KINDS, reason="nothing can be mounted here")
+@pytest.mark.parametrize("name", JOBS)
+def test_a_read_only_disk(name, quiet, tmp_path, calm):
+    one_round(JOBS[name], "read-only", 0, quiet, tmp_path, calm)
 
 
 @pytest.mark.lava
