@@ -2,8 +2,9 @@
 
     python -m bench.accuracy GROUP ... [--out runs/accuracy] [--workers 2] [--json]
 
-Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``grid`` (the grid
-against real numbers), ``joint`` (weights alone; with threshold; with leak too). Each run is a
+Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``wide`` (a LeNet of
+twice the width, whose means are part of its synapses), ``grid`` (the grid against real numbers),
+``joint`` (weights alone; with threshold; with leak too). Each run is a
 process of one thread, as many at a time as there are workers, with a folder of its own: a run that
 is done is not done again, one that was interrupted goes on from its last epoch. The table, printed
 at the end or at once with ``--table``, has for each run the accuracy of the *exported file* in the
@@ -27,6 +28,7 @@ from typing import Any
 from bench.report import Row, show
 from trainer.config import TrainConfig
 
+GROUPS = ("mlp", "lenet", "wide", "grid", "joint")
 RESULT = "result.json"
 WARP = "rotate=7,scale=0.08,elastic=0.7"
 # T, learning rate, augmentation and norm: chosen on 10,000 held-out training images
@@ -34,6 +36,7 @@ WARP = "rotate=7,scale=0.08,elastic=0.7"
 MLP = TrainConfig(data="mnist", model="mlp", time_steps=4, epochs=60, lr=0.35, augment=WARP)
 LENET = replace(MLP, model="lenet", norm="bn", lr=0.7, epochs=12)
 FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
+WIDE = {"model": "32c5-2m-64c5-2m-256", "payload": 63, "epochs": 16}
 RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},
     "bptt": {"rule": "bptt"},
@@ -61,11 +64,12 @@ def plan(group: str) -> dict[str, TrainConfig]:
             for name, settings in RULES.items():
                 if seed < SEEDS.get(name, 1) and name != "bptt_detached":
                     runs[f"mlp-{name}-{seed}"] = replace(MLP, seed=seed, **settings)
-    elif group == "lenet":
+    elif group in ("lenet", "wide"):
         for base in (LENET, FASHION):
             for name in LENET_RULES:
                 own = replace(base, lr_neuron=GENTLE.get(name, base.lr_neuron))
-                runs[f"lenet-{base.data}-{name}"] = replace(own, **RULES[name])
+                own = replace(own, **WIDE) if group == "wide" else own
+                runs[f"{group}-{base.data}-{name}"] = replace(own, **RULES[name])
     elif group == "grid":
         for seed in range(3):
             for neuron in ("hard", "chip"):
@@ -89,7 +93,7 @@ def plan(group: str) -> dict[str, TrainConfig]:
                         learn_leak=leak,
                     )
     else:
-        raise SystemExit(f"group {group!r} is unknown: use mlp, lenet, grid, joint")
+        raise SystemExit(f"group {group!r} is unknown: use {', '.join(GROUPS)}")
     return runs
 
 
@@ -181,7 +185,7 @@ def table(runs: dict[str, TrainConfig], out: Path) -> list[Row]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("groups", nargs="*", default=["mlp", "lenet", "grid", "joint"])
+    parser.add_argument("groups", nargs="*", default=GROUPS)
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, help="fewer or more than planned, for all runs")
@@ -191,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     o = parser.parse_args(arguments)
     runs: dict[str, TrainConfig] = {}
-    for group in ("mlp", "lenet", "grid", "joint") if o.one else o.groups:
+    for group in GROUPS if o.one else o.groups:
         runs |= plan(group)
     if o.epochs:
         runs = {name: replace(config, epochs=o.epochs) for name, config in runs.items()}

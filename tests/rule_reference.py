@@ -25,7 +25,7 @@ from loihi import Encoding
 from trainer.layers import Layer
 from trainer.models import SpikingNetwork
 from trainer.norms import BatchNorm, WeightNorm
-from trainer.synapses import AvgPool, Conv, PooledDense
+from trainer.synapses import AvgPool, Conv, PooledConv, PooledDense
 from trainer.zoo import build
 
 TOLERANCE = 1e-11
@@ -82,11 +82,18 @@ class Numbers:
             k = synapse.kernel
             blocks = x.unfold(2, k, k).unfold(3, k, k)
             return blocks.sum((-1, -2)) * w
+        if isinstance(synapse, PooledConv):  # as the chip has it: each weight at every pixel
+            k, groups = synapse.pool, synapse.groups
+            wide = w.repeat_interleave(k, 2).repeat_interleave(k, 3)
+            stride, padding = ([k * n for n in how] for how in (synapse.stride, synapse.padding))
+            return F.conv2d(x, wide, None, stride, padding, 1, groups)
         if isinstance(synapse, Conv):
             how = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
             return F.conv2d(x, w, None, *how)
         if isinstance(synapse, PooledDense):
-            return x.sum((2, 3)) @ w.T
+            k = synapse.pool
+            blocks = x.sum((2, 3)) if k is None else x.unfold(2, k, k).unfold(3, k, k).sum((-1, -2))
+            return blocks.flatten(1) @ w.T
         return x.flatten(1) @ w.T
 
     def shaped_bias(self, a: Tensor) -> Tensor | float:
@@ -273,6 +280,7 @@ SHAPES = {
     "dense": ("9-8", (7,)),
     "conv": ("4c3p1-2a-5c3s2-6", (2, 6, 6)),
     "grouped": ("4c3x2p1x0s1x2-6c1x2p0x1d1x2g2-6", (2, 6, 6)),
+    "means": ("4c3p1-2m-5c3p1s2-2m-6", (2, 8, 8)),
     "recurrent": ("8r-7", (7,)),
     "sew": ("sew_resnet18/32", (1, 8, 8)),
     "preact": ("preact_resnet18/32", (1, 8, 8)),

@@ -7,14 +7,20 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rule_reference import batch_for, by_rule, network_of
+from torch.nn import functional as F
 
-from trainer import kernels, products
+from loihi import Encoding
+from trainer import kernels, products, skip
 from trainer.neurons import FORMS, State, step
+from trainer.products import Geometry
 from trainer.rules import RULES, rule
 from trainer.shared import Shared
 from trainer.surrogates import SHAPES as SURROGATES
 from trainer.surrogates import Surrogate
+from trainer.zoo import build
 
 LIMIT = 2**23 - 1
 
@@ -134,8 +140,104 @@ def test_gradients_of_a_product() -> None:
     torch.testing.assert_close(parameter.grad, 64 * errors.T @ x.detach(), rtol=1e-5, atol=1e-3)
 
 
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, Geometry]:
+    """Messages of 0 to 127, weights of 8 bits, and where the kernels stand."""
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    channels, out = (groups * draw(st.sampled_from([1, 2, 5, 16])) for _ in range(2))
+    kernel, padding, stride, dilation = (
+        (draw(st.integers(low, high)), draw(st.integers(low, high)))
+        for low, high in ((1, 4), (0, 2), (1, 2), (1, 2))
+    )
+    height, width = (
+        draw(st.integers(d * (k - 1) + 1, 11)) for k, d in zip(kernel, dilation, strict=True)
+    )
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    shape = (draw(st.integers(1, 3)), channels, height, width)
+    x = torch.randint(0, 128, shape, generator=generator)
+    weight = torch.randint(-128, 128, (out, channels // groups, *kernel), generator=generator)
+    if draw(st.booleans()):  # the largest sums that there are
+        x, weight = torch.full_like(x, 127), torch.full_like(weight, -128)
+    return x, weight, Geometry(stride, padding, dilation, groups)
+
+
+@settings(max_examples=150, deadline=None)
+@given(convolutions())
+def test_convolutions_are_exact(
+    case: tuple[torch.Tensor, torch.Tensor, Geometry],
+) -> None:
+    assert products.int8_convolution() is not None  # else this proves nothing
+    x, weight, where = case
+    expected = F.conv2d(x.double(), 128.0 * weight.double(), None, *where)
+    shared = Shared(128.0 * weight.float())
+    for images in (x.float(), x.float().to(memory_format=torch.channels_last)):
+        once = products.convolve(images, shared.value, where, 128.0, shared)
+        again = products.convolve(images, shared.value, where, 128.0)
+        plain = products.convolve(images, shared.value, where)
+        assert torch.equal(once.double(), expected)
+        assert torch.equal(again, once)
+        assert once.dtype == torch.float32
+        if float(expected.abs().max()) < 2**24:
+            assert torch.equal(plain, once)
+    product = products.int8_convolve(x.to(torch.int8), shared, where, 128.0)
+    assert torch.equal(product.double(), expected)
+
+
+@pytest.mark.parametrize("step", [0.0, 128.0])
+def test_gradients_of_a_convolution(step: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    weight = 128.0 * torch.randint(-128, 128, (6, 2, 3, 2), generator=generator)
+    x = torch.randint(0, 3, (5, 4, 9, 8), generator=generator).float()
+    errors = torch.randn((5, 6, 5, 10), generator=generator)
+    where = Geometry((2, 1), (1, 2), (1, 2), 2)
+    found = []
+    for ours in (True, False):
+        one, other = (tensor.clone().requires_grad_() for tensor in (x, weight))
+        y = (
+            products.convolve(one, other, where, step)
+            if ours
+            else F.conv2d(one, other, None, *where)
+        )
+        y.backward(errors)
+        found.append((one.grad, other.grad))
+    for of_ours, of_torch in zip(*found, strict=True):
+        size = float(of_torch.abs().max())
+        torch.testing.assert_close(of_ours, of_torch, rtol=1e-5, atol=1e-5 * size)
+
+
+def test_a_build_without_int8_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another torch: the same integers by the plain convolution."""
+    x = torch.randint(0, 3, (2, 3, 7, 7)).float()
+    weight = 128.0 * torch.randint(-128, 128, (4, 3, 3, 3))
+    where = Geometry((1, 1), (0, 0), (1, 1), 1)
+    expected = products.convolve(x, weight, where, 128.0)
+    operators = torch.ops.onednn
+    products.int8_convolution.cache_clear()
+    monkeypatch.setattr(torch.ops, "onednn", object())
+    assert products.int8_convolution() is None
+    assert torch.equal(products.convolve(x, weight, where, 128.0), expected)
+    monkeypatch.setattr(torch.ops, "onednn", operators)
+    products.int8_convolution.cache_clear()
+    assert products.int8_convolution() is not None
+
+
+@pytest.mark.parametrize("model", ["5c3p1-2m-3c3", "9c3s2-2a-4"])
+def test_payloads_below_0_are_not_taken_for_large_ones(model: str) -> None:
+    """uint8, which the int8 convolution takes, has no sign."""
+    encoding = Encoding("events", 3, (-3, 4))
+    network = build(model, (1, 12, 12), 4, encoding, bias=True)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-3, 5, (3, 6, 1, 12, 12), generator=generator).float()
+    network.calibrate(x, generator)
+    whole = copy.deepcopy(network).double()
+    for ours, theirs in zip(network.spikes(x), whole.spikes(x.double()), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    network.reset(x)
+    assert not skip.able(network)
+
+
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("structure", ["dense", "conv", "recurrent", "70-66"])
+@pytest.mark.parametrize("structure", ["dense", "conv", "grouped", "means", "recurrent", "70-66"])
 def test_rules_in_float32_are_those_of_float64(structure: str, name: str) -> None:
     local = name in ("tt_lbp", "decolle")
     net = network_of(structure, "chip", block=1 if local else 0)

@@ -77,7 +77,7 @@ def test_bptt_and_sltt_equal_one_graph(structure: str, form: str) -> None:
 
 @given(
     form=st.sampled_from(FORMS),
-    structure=st.sampled_from(["dense", "conv", "recurrent"]),
+    structure=st.sampled_from(["dense", "conv", "means", "recurrent"]),
     seed=st.integers(0, 10_000),
     du=st.sampled_from([4096.0, 1500.0]),
     readout=st.sampled_from(["membrane", "spikes"]),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from bench.memory import peak_saved_bytes, rows, sample
+from trainer import memory
 from trainer.rules import rule
 
 
@@ -42,3 +48,51 @@ def test_bench_rows() -> None:
     assert all(row["saved_bytes"] > 0 and row["seconds"] > 0 for row in table)
     bptt, sltt = table[2:]
     assert sltt["saved_bytes_to_bptt"] == round(sltt["saved_bytes"] / bptt["saved_bytes"], 4) < 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+def test_freed_memory_stays_with_the_process() -> None:
+    """Counted in a process of its own: pages that the system has to bring for a step's tensors."""
+    counting = """
+import resource, torch
+from trainer.memory import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        held = [torch.ones(2**20) for _ in range(6)]
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+without = faults()
+assert keep_freed()
+faults()
+print(without, faults())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", counting], capture_output=True, text=True, check=True, timeout=120
+    )
+    without, kept = map(int, done.stdout.split())
+    assert without > 20 * 2**10  # 4 kB each: at least one of six tensors is new in every round
+    assert kept < 2**10
+
+
+def test_another_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert memory.keep_freed.__wrapped__() is False
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_order_of_images(channels: int) -> None:
+    x = torch.arange(2.0 * channels * 12).reshape(2, channels, 3, 4)
+    y = memory.pixel_by_pixel(x)
+    assert torch.equal(x, y)
+    assert y.stride()[1:] == (1, 4 * channels, channels)
+    assert memory.order(x) == torch.contiguous_format
+    assert memory.order(y) == (torch.channels_last if channels > 1 else torch.contiguous_format)
+    assert memory.is_dense(x) and memory.is_dense(y)
+    assert not memory.is_dense(y[:, :, :, ::2])
+    assert not memory.is_dense(x[:, :, 1:])
+    flat_in_memory = y.as_strided((y.numel(),), (1,))
+    assert torch.equal(flat_in_memory, x.permute(0, 2, 3, 1).reshape(-1))

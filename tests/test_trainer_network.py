@@ -69,6 +69,10 @@ def assert_same_as_chip(network: SpikingNetwork, x: np.ndarray) -> None:
         ("4c3p1-2a-6c3-2a-24", {"bias": True, "du": 2500.0, "neuron": "soft", "dv": 40.0}),
         ("6c3x2p1x0s2x1-9c2x1p1d2x1g3", {"bias": True}),
         ("16r-8r", {"neuron": "soft"}),
+        ("4c3p1-2m-6c3p1-2m-24", {"bias": True}),
+        ("6c3-2m-4c2s2", {"bias": True, "du": 2500.0, "readout": "spikes"}),
+        ("5c3-3m", {"neuron": "soft", "dv": 40.0}),
+        ("2m-9c2x1g1-3m", {}),
     ],
 )
 @pytest.mark.parametrize("kind", ["graded", "rate", "latency"])
@@ -234,6 +238,13 @@ def test_architectures() -> None:
         ("8c9", (1, 8, 8), "9x9 kernel does not fit 8x8"),
         ("2a", (16,), "pooling needs images"),
         ("9a", (1, 8, 8), "9x9 pooling does not fit"),
+        ("9m-4", (1, 8, 8), "mean over 9x9 pixels does not fit 8x8"),
+        ("2m-4", (16,), "mean over pixels needs images"),
+        ("2m-2m-4", (1, 8, 8), "'2m' behind 2m: a mean is part of the next synapse"),
+        ("2m-2a", (1, 8, 8), "'2a' behind 2m"),
+        ("2m-4c3d2", (1, 8, 8), "'4c3d2' behind 2m"),
+        ("2m-ga", (1, 8, 8), "'ga' behind 2m"),
+        ("2m-4c3p1", (1, 9, 8), "9x8 pixels do not divide into 2x2"),
         ("0", (16,), "sizes start at 1"),
     ],
 )

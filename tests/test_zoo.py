@@ -165,7 +165,7 @@ def test_running_statistics_follow_each_step_once() -> None:
         ("vgg12", (3, 32, 32), r"model 'vgg12': use mlp, .*nf_resnet101, or layers such as"),
         ("vgg11/x", (3, 32, 32), r"widths are divided as in vgg11/4"),
         ("ga-10", (3, 8, 8), r"a global average \(ga\) can only come last"),
-        ("10-ga", (8,), r"a global average needs images"),
+        ("10-ga", (8,), r"a mean over pixels needs images"),
         ("sew_resnet18", (64,), r"sew_resnet18 needs images"),
         ("0", (8,), r"layer '0': sizes start at 1"),
     ],

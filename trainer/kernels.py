@@ -204,6 +204,15 @@ def skip_step(
     _skip(a, unit, m, s, alpha, theta, limit, counts)
 
 
+@nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+def within(x: Array, limit: float) -> bool:
+    """Whether all of ``x [n]``, which has no NaN, is below ``limit`` in magnitude."""
+    level, beyond = np.float32(limit), 0
+    for k in range(len(x)):
+        beyond += abs(x[k]) >= level
+    return beyond == 0
+
+
 # The order of a sum is the compiler's to choose, so that it can use vectors: always the same one.
 @nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
 def _sum(x: Array) -> float:

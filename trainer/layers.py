@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import loihi
 from loihi import formats
 from trainer import grid
-from trainer.neurons import REGISTER, Neurons, State, current, step
+from trainer.neurons import REGISTER, Neurons, State, current, fits, step
 from trainer.norms import BatchNorm, ChannelMoments, Moments, per_channel
 from trainer.shared import Shared
-from trainer.synapses import POOL_WEIGHT, AvgPool, Conv, ModelError, PooledDense, Synapse
+from trainer.synapses import POOL_WEIGHT, AvgPool, Conv, ModelError, Synapse
 from trainer.traces import LayerTraces, Trace, traced_spike
 
 
@@ -52,6 +52,7 @@ class Layer(nn.Module):
     sources: the layers whose spikes the first synapse carries; None: the layer before.
     more: further synapses. carry: an earlier layer whose synaptic input is added to this one's
     (the identity shortcut of pre-activation networks). See :class:`loihi.network.Layer`.
+    signed: whether payloads below 0 can come in.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Layer(nn.Module):
         sources: Sequence[int] | None = None,
         more: Sequence[Link] = (),
         carry: int | None = None,
+        signed: bool = False,
     ) -> None:
         super().__init__()
         self.synapse, self.neurons, self.peak, self.on_grid = synapse, neurons, peak, on_grid
+        self.signed = signed
         self.sources = None if sources is None else tuple(sources)
         self.more, self.carry = nn.ModuleList(more), carry
         # Steps are short: what does not change is looked up once.
@@ -124,7 +127,7 @@ class Layer(nn.Module):
                 return synapse.real_weights()
             return synapse.weights(self.on_grid)
 
-        ready = Ready([share(weights(s).to(self._device)) for s in self.synapses])
+        ready = Ready([share(s.laid_out(weights(s).to(self._device))) for s in self.synapses])
         n = self.neurons
         if n is None:
             return ready
@@ -153,7 +156,7 @@ class Layer(nn.Module):
         synapse, weight = self.synapses[number], ready.weights[number]
         norm = synapse.norm
         if not per_step or not isinstance(norm, BatchNorm):
-            return self._whole(synapse(x, weight, self._step), synapse), None
+            return self._whole(synapse(x, weight, self._step(synapse)), synapse), None
         fold, moments = self.fold(number, x, ready)
         norm.follow(*moments)
         return self.receive_folded(number, x, ready, fold[0]), fold[1]
@@ -174,12 +177,13 @@ class Layer(nn.Module):
         folded = real * per_channel(scale, real.dim())
         if self.on_grid:
             folded = grid.weight(folded) * REGISTER
-        return self._whole(synapse.plain(x, folded), synapse)
+        return self._whole(synapse.plain(x, folded, self._step(synapse)), synapse)
 
-    @property
-    def _step(self) -> float:
-        """All weights are multiples of it, and messages fit int8; 0 where that is not so."""
-        return grid.WEIGHT_STEP * REGISTER if self.on_grid and self.peak <= 127 else 0.0
+    def _step(self, synapse: Synapse) -> float:
+        """What all weights are multiples of, where messages fit int8 too; else 0."""
+        small = self.peak * synapse.pixels <= 127
+        unsigned = not (self.signed and isinstance(synapse, Conv))
+        return grid.WEIGHT_STEP * REGISTER if self.on_grid and small and unsigned else 0.0
 
     def _whole(self, a: Tensor, synapse: Synapse) -> Tensor:
         if a.is_cuda and self.on_grid and isinstance(synapse, Conv):
@@ -204,7 +208,7 @@ class Layer(nn.Module):
             else:
                 past = trace.update(x, keep, traces.decay)
         a = _TracedProduct.apply(
-            x, weight.value, weight, synapse, past, traces.per_synapse, self._step
+            x, weight.value, weight, synapse, past, traces.per_synapse, self._step(synapse)
         )
         return self._whole(a, synapse)
 
@@ -216,17 +220,23 @@ class Layer(nn.Module):
             if isinstance(synapse, AvgPool):
                 bound += synapse.reach() * REGISTER
                 continue
-            pixels = synapse.pixels if isinstance(synapse, PooledDense) else 1
             if isinstance(synapse.norm, BatchNorm):  # the folded weights are known within a step
                 total = weight.value[0].numel() * grid.WEIGHT_MAX * REGISTER
             else:
                 total = float(weight.value.flatten(1).abs().sum(1).max())
-            bound += total * pixels
+            bound += total * synapse.pixels
         return bound * self.peak
 
     def wrap(self, a: Tensor) -> Tensor:
         """The register's wrap, of a current that has no memory."""
-        return a if self.remembers_current or not self.on_grid else current(a)
+        if self.remembers_current or not self.on_grid or fits(a, formats.STATE_MAX):
+            return a
+        return current(a)
+
+    def with_bias(self, a: Tensor, ready: Ready, offset: Tensor | None) -> Tensor:
+        """Synaptic input ``a`` that has no memory and cannot wrap, and the bias."""
+        bias = self._bias(ready, offset, None)
+        return a if bias is None else a + bias
 
     def rest(self, a: Tensor, ready: Ready) -> State:
         """The state at rest, for synaptic input like ``a``."""

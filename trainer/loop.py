@@ -38,6 +38,7 @@ from trainer.data import Dataset, hold_out
 from trainer.data.augment import Augmentation, shifted
 from trainer.distributed import World, world
 from trainer.kernels import use_threads
+from trainer.memory import keep_freed
 from trainer.models import SpikingNetwork
 from trainer.norms import WEIGHT_STD, BatchNorm
 from trainer.rules import LOCAL, rule
@@ -119,6 +120,7 @@ def train(
     ):
         device = _device(place)
         use_threads(torch.get_num_threads())
+        keep_freed()
         if config.validation:
             dataset = hold_out(dataset, config.validation, config.seed)
         network = build_network(config, dataset)

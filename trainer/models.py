@@ -182,6 +182,7 @@ class SpikingNetwork(nn.Module):
         self._wraps = [bound >= formats.STATE_MAX for bound in bounds]
         self._wraps_total = bounds[-1] * len(self._x) >= formats.STATE_MAX
         self._static_folds: dict[tuple[int, int], tuple[Shared, BatchNorm, Moments]] = {}
+        self._biased: set[int] = set()  # layers whose static input has their bias in it
         if len(self._x) > 1 and self._x.stride(0) == 0:
             self._receive_static(per_step)
 
@@ -194,21 +195,23 @@ class SpikingNetwork(nn.Module):
                 if sources != (INPUT,):
                     continue
                 norm = layer.synapses[number].norm
+                offset: Tensor | None = None
                 if per_step and isinstance(norm, BatchNorm):
                     # The same statistics in every step, and one way back for all that uses them.
                     fold, moments = layer.fold(number, x, ready)
                     shared = self._share(fold)
                     self._static_folds[index, number] = shared, norm, moments
-                    a = layer.receive_folded(number, x, ready, shared.now()[0])
+                    scale, offset = shared.now()
+                    a = layer.receive_folded(number, x, ready, scale)
                 else:
                     a, _ = layer.receive(number, x, ready)
-                if (
-                    self._wraps[index]
-                    and len(layer.synapses) == 1
-                    and (layer.carry is None and index not in carried)
-                    and layer.neurons is not None
-                ):
-                    a, self._wraps[index] = layer.wrap(a), False
+                alone = len(layer.synapses) == 1 and layer.carry is None and index not in carried
+                if alone and layer.neurons is not None:
+                    if self._wraps[index]:
+                        a, self._wraps[index] = layer.wrap(a), False
+                    if self._tracing is None and not layer.remembers_current:
+                        a = layer.with_bias(a, ready, offset)
+                        self._biased.add(index)
                 self._static[index, number] = self._share(a)
 
     def _norm_offsets(self, share: Callable[[Tensor], Shared]) -> list[Tensor | None]:
@@ -253,6 +256,8 @@ class SpikingNetwork(nn.Module):
                 self._total = self._integrated(a.detach())
             else:
                 ready = self._ready[index]
+                if index in self._biased:
+                    ready = ready._replace(bias=None)
                 if self._wraps[index]:
                     a = layer.wrap(a)
                 state = layer.advance(a, self._states[index], ready, offset, traces)
@@ -321,7 +326,7 @@ class SpikingNetwork(nn.Module):
                 if (owner, number) in self._static_folds:
                     fold, norm, moments = self._static_folds[owner, number]
                     norm.follow(*moments)
-                    b = fold.now()[1]
+                    b = None if owner in self._biased else fold.now()[1]
             else:
                 message = self._message(owner, self.sources(owner)[number], t, index)
                 if message is None:

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from loihi import formats
 from loihi.errors import PumiceError
 from trainer import grid, kernels
+from trainer.memory import is_dense
 from trainer.surrogates import Surrogate
 
 REGISTER = float(1 << formats.STATE_SHIFT)
@@ -229,7 +230,7 @@ class _Step(torch.autograd.Function):
         if ctx.fused:
             after, spikes = torch.empty_like(i), torch.empty_like(i)
             limit = float(formats.STATE_MAX - 1)
-            at_i, at_m, at_s, at_after, at_spikes = _flat(i, m, s, after, spikes)
+            at_i, at_m, at_s, at_after, at_spikes = flat(i, m, s, after, spikes)
             kept, level = float(alpha), float(theta)
             kernels.chip_step(at_i, at_m, at_s, kept, level, limit, at_after, at_spikes)
         else:
@@ -246,6 +247,8 @@ class _Step(torch.autograd.Function):
         if of_m is None and of_s is None:
             return (None,) * 8
         after, m, s, theta_before, alpha, theta = ctx.saved_tensors
+        # One order of axes, else sums would be taken in another order from time to time.
+        of_m, of_s = (None if g is None else _like(g, after) for g in (of_m, of_s))
         if ctx.fused:
             return _fused_errors(ctx, of_m, of_s)
         delta, theta_grad = of_m, None
@@ -262,17 +265,34 @@ def _can_fuse(*tensors: Tensor) -> bool:
     """Whether the compiled step takes these: states, then α and θ, which must be one a layer."""
     *states, alpha, theta = tensors
     shape = states[0].shape
-    return alpha.dim() == theta.dim() == 0 and all(
-        x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and x.is_contiguous()
-        and x.shape == shape
-        for x in states
+    return (
+        alpha.dim() == theta.dim() == 0
+        and all(
+            x.dtype == torch.float32
+            and x.device.type == "cpu"
+            and x.shape == shape
+            and x.stride() == states[0].stride()
+            for x in states
+        )
+        and is_dense(states[0])
     )
 
 
-def _flat(*tensors: Tensor) -> list[Any]:
-    return [x.detach().reshape(-1).numpy() for x in tensors]
+def flat(*tensors: Tensor) -> list[Any]:
+    """Dense tensors in the order of their memory."""
+    return [x.detach().as_strided((x.numel(),), (1,)).numpy() for x in tensors]
+
+
+def fits(x: Tensor, limit: float) -> bool:
+    """Whether all numbers are known to be below ``limit`` in magnitude: on the CPU they are looked
+    at, elsewhere it would take longer than it saves."""
+    known = x.device.type == "cpu" and x.dtype == torch.float32 and is_dense(x)
+    return known and bool(kernels.within(flat(x)[0], limit))
+
+
+def _like(x: Tensor, other: Tensor) -> Tensor:
+    """The same numbers in the other's order of axes."""
+    return x if x.stride() == other.stride() else torch.empty_like(other).copy_(x)
 
 
 _NOTHING = np.empty(0, dtype=np.float32)
@@ -287,10 +307,10 @@ def _fused_errors(ctx: Any, of_m: Tensor | None, of_s: Tensor | None) -> tuple[A
     to_s = torch.empty_like(after) if needs_s else None
     blocks = -(-after.numel() // kernels.BLOCK)
     sums = np.empty((blocks, 2))
-    given = [_NOTHING if g is None else _flat(g.contiguous())[0] for g in (of_m, of_s)]
-    wanted = [_NOTHING if g is None else _flat(g)[0] for g in (to_m, to_s)]
+    given = [_NOTHING if g is None else flat(g)[0] for g in (of_m, of_s)]
+    wanted = [_NOTHING if g is None else flat(g)[0] for g in (to_m, to_s)]
     unit = float(theta) if surrogate.unit is None else float(surrogate.unit)
-    at, before, spiked, out = _flat(after, m, s, delta)
+    at, before, spiked, out = flat(after, m, s, delta)
     kept, level = float(alpha), float(theta)
     width = float(surrogate.width)
     kernels.chip_errors(
@@ -347,6 +367,7 @@ class _Current(torch.autograd.Function):
         if not (needs_u or needs_beta):
             return delta, None, None
         u, beta = ctx.saved_tensors
+        delta = _like(delta, u)
         return delta, beta * delta if needs_u else None, (delta * u).sum() if needs_beta else None
 
 

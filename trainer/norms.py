@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.memory import order
+
 WEIGHT_STD = 16.0
 """Standard deviation of new weights: fine enough for the grid of even integers, far from ±254."""
 NORMS = ("none", "ws", "bn")
@@ -39,11 +41,14 @@ class ChannelMoments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows = x.reshape(*x.shape[:2], -1)
         ctx.count = x.numel() // x.shape[1]
-        mean = rows.sum((0, 2)) / ctx.count
-        off = rows - mean[:, None]
-        var = off.mul_(off).sum((0, 2)) / ctx.count
+        if order(x) == torch.channels_last:
+            rows, axes, channel = x.permute(0, 2, 3, 1).flatten(0, 2), [0], [1, -1]
+        else:
+            rows, axes, channel = x.reshape(*x.shape[:2], -1), [0, 2], [-1, 1]
+        mean = rows.sum(axes) / ctx.count
+        off = rows - mean.view(channel)
+        var = off.mul_(off).sum(axes) / ctx.count
         ctx.save_for_backward(x, mean)
         return mean, var
 

@@ -1,11 +1,12 @@
-"""Dense products of messages and weights: the trainer's largest part of a step, made to fit it.
+"""Products of messages and weights: the trainer's largest part of a step, made to fit it.
 
 What is multiplied is known here: weights are even integers of eight bits, messages are spikes (or
 payloads of a few bits), most of them 0. So, on the CPU in float32:
 
-- forwards, an int8 product with 32-bit sums, which is exact whatever the fan-in;
-- the weights' gradient, event-driven where few inputs spike (:mod:`trainer.kernels`);
-- everything else through oneDNN, which unlike MKL uses the whole vector width of AMD's processors.
+- forwards, an int8 product or convolution with 32-bit sums, exact whatever the fan-in;
+- a matrix's gradient, event-driven where few inputs spike (:mod:`trainer.kernels`);
+- everything else through oneDNN, which unlike MKL uses the whole vector width of AMD's processors;
+- images pixel by pixel, all channels of one beside each other (``channels_last``).
 
 Each has torch's plain product beside it, used where the fast one does not apply. The integers are
 the same either way; gradients differ by float32's rounding.
@@ -14,7 +15,7 @@ the same either way; gradients differ by float32's rounding.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ SPARSE = 0.25
 """Below this part of inputs that are not 0, a gradient is gathered event by event."""
 SMALL = 64
 """A product of fewer outputs is not worth the trouble."""
+FEW = 16
+"""Of fewer samples, most of a gradient's time is the way through the sums."""
 
 
 @functools.cache
@@ -68,14 +71,17 @@ def _forward(x: Tensor, weight: Shared, step: float) -> Tensor:
     on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     product = int8_product() if step and on_cpu and len(weight.value) >= SMALL else None
     if product is None:
-        return times(x, weight.value.detach())
+        return times(x, weight.matrix)
     sums: Tensor = product(x.to(torch.int8), weight.int8(step).T)
     return sums.float().mul_(step)
 
 
 def _weight_gradient(x: Tensor, delta: Tensor, weight: Shared) -> None:
     if x.device.type != "cpu" or x.dtype != torch.float32 or delta.shape[1] < SMALL:
-        weight.add(delta.T @ x)
+        weight.add((delta.T @ x).view_as(weight.value))
+        return
+    if len(x) < FEW:
+        weight.row_sum.addmm_(x.T, delta)
         return
     x, delta = x.contiguous(), delta.contiguous()
     messages = x.numpy()
@@ -103,7 +109,7 @@ class _Linear(torch.autograd.Function):
         weight: Shared = ctx.weight
         if ctx.needs_input_grad[1]:
             _weight_gradient(ctx.saved_tensors[0], delta, weight)
-        of_x = times(delta, weight.value.detach().T) if ctx.needs_input_grad[0] else None
+        of_x = times(delta, weight.matrix.T) if ctx.needs_input_grad[0] else None
         return of_x, None, None, None, None
 
 
@@ -117,4 +123,124 @@ def linear(x: Tensor, weight: Shared, step: float = 0.0, trace: Tensor | None = 
     if not torch.is_grad_enabled():
         return _forward(x, weight, step)
     result: Tensor = _Linear.apply(x, weight.value, weight, step, trace)
+    return result
+
+
+class Geometry(NamedTuple):
+    """Where a convolution's kernels stand: (vertical, horizontal) each."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+@functools.cache
+def int8_convolution() -> Any:
+    """oneDNN's int8 convolution and what lays weights out for it, if this build has them."""
+    try:
+        pack, product = torch.ops.onednn.qconv_prepack, torch.ops.onednn.qconv2d_pointwise
+        x = torch.arange(2 * 3 * 5 * 5).remainder(128).reshape(2, 3, 5, 5)
+        weight = torch.arange(-54, 54).reshape(4, 3, 3, 3)
+        found = pack, product
+        packed = _pack(weight.float(), 1.0, _PLAIN, x.shape, found)
+        sums = _int8_sums(x, packed, found)
+        if torch.equal(sums, F.conv2d(x.double(), weight.double()).float()):
+            return found
+    except (AttributeError, RuntimeError, TypeError):
+        pass
+    return None
+
+
+_PLAIN = Geometry((1, 1), (0, 0), (1, 1), 1)
+
+
+class _Packed(NamedTuple):
+    """A convolution's weights as oneDNN wants them, and what its sums are multiplied by."""
+
+    weight: Tensor
+    scale: Tensor
+    zeros: Tensor
+    geometry: Geometry
+
+
+def _pack(
+    weight: Tensor, step: float, geometry: Geometry, shape: torch.Size, operators: Any
+) -> _Packed:
+    """shape: the images'."""
+    scale, zeros = torch.full((len(weight),), step), torch.zeros(len(weight), dtype=torch.int64)
+    integers = (weight.detach() / step).to(torch.int8)
+    return _Packed(operators[0](integers, scale, 1.0, 0, *geometry, shape), scale, zeros, geometry)
+
+
+def _int8_sums(x: Tensor, packed: _Packed, operators: Any) -> Tensor:
+    result: Tensor = operators[1](
+        x.to(torch.uint8), 1.0, 0, packed.weight, packed.scale, packed.zeros, None,
+        *packed.geometry, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
+    return result
+
+
+def _pack_once(shared: Shared, step: float, geometry: Geometry, shape: torch.Size) -> _Packed:
+    operators = int8_convolution()
+    packed: _Packed = shared.once(lambda w: _pack(w, step, geometry, shape, operators))
+    return packed
+
+
+def int8_convolve(x: Tensor, weight: Shared, geometry: Geometry, step: float) -> Tensor:
+    """:func:`convolve` of int8 messages, where there is :func:`int8_convolution`."""
+    packed = _pack_once(weight, step, geometry, x.shape)
+    return _int8_sums(x.view(torch.uint8), packed, int8_convolution())
+
+
+class _Convolve(torch.autograd.Function):
+    """A convolution whose forward pass may be int8."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry, packed: _Packed | None
+    ) -> Tensor:
+        ctx.geometry = geometry
+        ctx.save_for_backward(x, weight)
+        return _convolved(x, weight, geometry, packed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (delta,) = grads
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            delta, x, weight, None, stride, padding, dilation, False, [0, 0], groups,
+            [*ctx.needs_input_grad[:2], False],
+        )  # fmt: skip
+        return of_x, of_weight, None, None
+
+
+def _convolved(x: Tensor, weight: Tensor, geometry: Geometry, packed: _Packed | None) -> Tensor:
+    if packed is not None:
+        return _int8_sums(x, packed, int8_convolution())
+    return F.conv2d(x, weight, None, *geometry)
+
+
+def convolve(
+    x: Tensor, weight: Tensor, geometry: Geometry, step: float = 0.0, shared: Shared | None = None
+) -> Tensor:
+    """Images ``[N, C, H, W]`` with kernels ``[out, C / groups, kH, kW]``.
+
+    step: where not 0, all weights are multiples of it, at most 127 times it and at least −128
+        times, and the messages integers from 0 to 127: the product is then exact in int8.
+    shared: what the weights were taken from, if all steps of a batch share them.
+    """
+    packed: _Packed | None = None
+    if step and x.device.type == "cpu" and x.dtype == torch.float32:
+        operators = int8_convolution()
+        if operators is not None:
+            packed = (
+                _pack(weight, step, geometry, x.shape, operators)
+                if shared is None
+                else _pack_once(shared, step, geometry, x.shape)
+            )
+    if not torch.is_grad_enabled():
+        return _convolved(x, weight, geometry, packed)
+    result: Tensor = _Convolve.apply(x, weight, geometry, packed)
     return result

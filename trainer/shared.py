@@ -9,6 +9,7 @@ batch that is differentiated in pieces gives the same sums to the last bit as on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ class _Use(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, shared: Shared, scale: Tensor | None) -> Tensor:
         ctx.shared, ctx.scale = shared, scale
         ctx.set_materialize_grads(False)
-        return value.view_as(value)
+        return value.detach()  # strides and all, which view_as() changes of a single channel
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, None, None]:
@@ -44,7 +45,7 @@ class Shared:
         self.value = source.detach().requires_grad_(source.requires_grad)
         self._sum: Tensor | None = None
         self._row_sum: Tensor | None = None
-        self._int8: Tensor | None = None
+        self._made: Any = None
 
     def now(self, scale: Tensor | None = None) -> Tensor:
         """The tensor for one step. scale: what this step's gradient is multiplied by."""
@@ -53,17 +54,27 @@ class Shared:
         used: Tensor = _Use.apply(self.value, self, scale)
         return used
 
+    @property
+    def matrix(self) -> Tensor:
+        """The numbers as a matrix ``[out, in]``, without gradient."""
+        return self.value.detach().flatten(1)
+
+    def once(self, make: Callable[[Tensor], Any]) -> Any:
+        """The numbers as a product wants them: what ``make`` makes of them, the first time."""
+        if self._made is None:
+            self._made = make(self.value.detach())
+        return self._made
+
     def int8(self, step: float) -> Tensor:
-        """The numbers as multiples of ``step``, in int8."""
-        if self._int8 is None:
-            self._int8 = (self.value.detach() / step).to(torch.int8)
-        return self._int8
+        """The matrix as multiples of ``step``, in int8."""
+        made: Tensor = self.once(lambda value: (value.flatten(1) / step).to(torch.int8))
+        return made
 
     @property
     def row_sum(self) -> Tensor:
         """Where a matrix's gradients add up transposed, ``[in, out]``: a row for every input."""
         if self._row_sum is None:
-            self._row_sum = torch.zeros(self.value.T.shape, dtype=self.value.dtype)
+            self._row_sum = torch.zeros(self.matrix.T.shape, dtype=self.value.dtype)
         return self._row_sum
 
     def add(self, grad: Tensor) -> None:
@@ -77,7 +88,8 @@ class Shared:
         """Sends the sum to where :attr:`source` came from, and starts again from 0."""
         total = self._sum
         if self._row_sum is not None:
-            total = self._row_sum.T if total is None else total + self._row_sum.T
+            rows = self._row_sum.T.reshape(self.value.shape)
+            total = rows if total is None else total + rows
         self._sum = self._row_sum = None
         if total is not None and self.source.requires_grad:
             self.source.backward(total)

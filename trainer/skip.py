@@ -1,9 +1,10 @@
 """Steps without a graph, for rules that only need the state to go on.
 
 SLTT-K takes most of its steps so, and checkpointed BPTT its first way through a batch. A chain of
-dense layers on the chip's grid is then done in the chip's own types: messages and weights of 8
-bits, sums of 32, one pass over memory for the neurons, and the readout's product once for all the
-steps. The numbers are those of :meth:`trainer.models.SpikingNetwork.step`, to the last bit.
+dense, convolutional and pooled layers on the chip's grid is then done in the chip's own types:
+messages and weights of 8 bits, sums of 32, one pass over memory for the neurons, and the readout's
+product once for all the steps. The numbers are those of
+:meth:`trainer.models.SpikingNetwork.step`, to the last bit.
 """
 
 from __future__ import annotations
@@ -16,9 +17,19 @@ from torch import Tensor
 from loihi import formats
 from trainer import grid, kernels
 from trainer.layers import Layer
-from trainer.neurons import REGISTER, Chip, Hard, State
-from trainer.products import int8_product, times
-from trainer.synapses import Dense
+from trainer.memory import pixel_by_pixel
+from trainer.neurons import REGISTER, Chip, Hard, State, flat
+from trainer.products import int8_convolution, int8_convolve, int8_product, times
+from trainer.shared import Shared
+from trainer.synapses import (
+    POOL_WEIGHT,
+    AvgPool,
+    Conv,
+    PooledConv,
+    PooledDense,
+    Synapse,
+    square_sums,
+)
 
 if TYPE_CHECKING:
     from trainer.models import SpikingNetwork
@@ -38,16 +49,23 @@ def able(network: SpikingNetwork) -> bool:
         and bool(hidden)
         and not network.local_layers
         and network._tracing is None
-        and not any(network._wraps[:-1])
         and all(_plain(layer) and _plain_neurons(layer) for layer in hidden)
         and _plain(last)
+        and not isinstance(last.synapse, Conv | AvgPool)
         and last.neurons is None
     )
 
 
 def _plain(layer: Layer) -> bool:
     alone = layer.sources is None and not layer.links and layer.carry is None
-    return alone and type(layer.synapse) is Dense and layer.peak <= 127 and not layer.batch_norms
+    if not alone or layer.batch_norms:
+        return False
+    synapse = layer.synapse
+    if isinstance(synapse, AvgPool):
+        return layer.peak * synapse.fan_in <= 127
+    if isinstance(synapse, Conv) and not synapse.is_dense and int8_convolution() is None:
+        return False
+    return not layer.signed and layer.peak * synapse.pixels <= 127
 
 
 def _plain_neurons(layer: Layer) -> bool:
@@ -61,36 +79,47 @@ def _plain_neurons(layer: Layer) -> bool:
 def skip(network: SpikingNetwork, first: int, last: int) -> bool:
     """Steps ``first`` to ``last`` − 1 of a network that is :func:`able`.
 
-    False: nothing is done, as the readout's membrane might wrap within these steps.
+    False: nothing is done, as a register might wrap within these steps.
     """
-    product, hidden, limit = int8_product(), network.chain[:-1], float(formats.STATE_MAX - 1)
+    hidden, limit = network.chain[:-1], float(formats.STATE_MAX - 1)
     samples = network._x.shape[1]
     states = []
     for layer, ready, before in zip(hidden, network._ready, network._states, strict=False):
         assert ready.theta is not None and ready.alpha is not None
         shape = (samples, *layer.synapse.output_shape)
-        m = torch.zeros(shape) if before is None else before.m.detach().clone()
-        s = torch.zeros(shape, dtype=torch.int8) if before is None else before.s.to(torch.int8)
+        m = pixel_by_pixel(torch.zeros(shape) if before is None else before.m.detach().clone())
+        s = torch.zeros_like(m, dtype=torch.int8)
+        if before is not None:
+            s.copy_(before.s)
         states.append((m, s, float(ready.alpha.value), float(ready.theta.value)))
-    counts = torch.zeros_like(states[-1][0])  # spikes of the last hidden layer
-    flat = [(m.view(-1).numpy(), s.view(-1).numpy()) for m, s, _, _ in states]
-    nothing = counts.view(-1).numpy()[:0]
+    counts = torch.zeros_like(states[-1][1], dtype=torch.float32)  # spikes of the last hidden layer
+    in_memory = [flat(m, s) for m, s, _, _ in states]
+    flat_counts = flat(counts)[0]
+    nothing = flat_counts[:0]
     static = network._static.get((0, 0))
     for t in range(first, last):
         message: Tensor | None = None
-        for index, (_, s, alpha, theta) in enumerate(states):
+        for index, (m, s, alpha, theta) in enumerate(states):
+            layer = hidden[index]
             if index == 0 and static is not None:
                 a, unit = static.value.detach(), 1.0
             else:
                 if message is None:
-                    message = network._x[t].flatten(1).to(torch.int8)
-                a, unit = product(message, network._ready[index].weights[0].int8(STEP).T), STEP
-            counted = counts.view(-1).numpy() if index == len(states) - 1 else nothing
-            kernels.skip_step(
-                a.reshape(-1).numpy(), unit, *flat[index], alpha, theta, limit, counted
-            )
+                    message = network._x[t].to(torch.int8)
+                a, unit = _product(layer.synapse, message, network._ready[index].weights[0])
+            assert a.shape == m.shape
+            (current,) = flat(pixel_by_pixel(a))
+            if network._wraps[index] and not kernels.within(current, formats.STATE_MAX / unit):
+                return False
+            counted = flat_counts if index == len(states) - 1 else nothing
+            at_m, at_s = in_memory[index]
+            kernels.skip_step(current, unit, at_m, at_s, alpha, theta, limit, counted)
             message = s
     weight = network._ready[-1].weights[0].value.detach()
+    readout = network.chain[-1].synapse
+    if isinstance(readout, PooledDense):
+        counts = readout.sums(counts)
+    counts = counts.flatten(1)
     total, so_far = times(counts, weight), network._total
     if network._wraps_total:
         bound = float((times(counts, weight.abs()) + (0 if so_far is None else so_far.abs())).max())
@@ -103,3 +132,15 @@ def skip(network: SpikingNetwork, first: int, last: int) -> bool:
         if ready.theta is not None
     ]
     return True
+
+
+def _product(synapse: Synapse, message: Tensor, weight: Shared) -> tuple[Tensor, float]:
+    """Synaptic input of int8 messages, in units of the number beside it."""
+    if isinstance(synapse, AvgPool):
+        return square_sums(message, synapse.kernel), POOL_WEIGHT * REGISTER
+    if isinstance(synapse, PooledConv | PooledDense):
+        message = synapse.sums(message)
+    if isinstance(synapse, Conv) and not synapse.is_dense:
+        return int8_convolve(message, weight, synapse.geometry, STEP), 1.0
+    a: Tensor = int8_product()(message.flatten(1), weight.int8(STEP).T)
+    return a.view(len(a), *synapse.output_shape), STEP

@@ -9,8 +9,9 @@
     preact_resnet18  a block's synaptic input and its input's are added, neurons come first
     nf_resnet34, nf_resnet50, nf_resnet101   the same normaliser-free, with weight standardisation
 
-``/4`` behind a name divides all widths by 4. Average pooling has neurons of its own; the global
-average before a readout is part of the readout's synapse. Normalisation stands behind each
+``/4`` behind a name divides all widths by 4. Average pooling (``2a``) has neurons of its own; a
+mean (``2m``, and ``ga`` over the whole image before a readout) is part of the synapse behind it, so
+that no spike is lost between the two. Normalisation stands behind each
 convolution, also where the paper has it before the neurons of a sum: only there can it be folded
 into integers (a chip's neurons have one threshold a layer).
 """
@@ -27,7 +28,16 @@ from trainer.layers import Layer, Link
 from trainer.models import INPUT, SpikingNetwork
 from trainer.neurons import FORMS, Neurons
 from trainer.surrogates import Surrogate
-from trainer.synapses import AvgPool, Conv, Dense, ModelError, PooledDense, Shape, Synapse
+from trainer.synapses import (
+    AvgPool,
+    Conv,
+    Dense,
+    ModelError,
+    PooledConv,
+    PooledDense,
+    Shape,
+    Synapse,
+)
 
 CHAINS = {
     "mlp": "512-512",
@@ -46,7 +56,7 @@ SMALL_LENET = "16c3p1-2a-32c3p1-2a-128"
 _PAIR = r"\d+(x\d+)?"
 _TOKEN = re.compile(
     rf"(?P<dense>\d+)(?P<loop>r)?|(?P<conv>\d+)c(?P<kernel>{_PAIR})(p(?P<pad>{_PAIR}))?"
-    rf"(s(?P<stride>{_PAIR}))?(d(?P<dilation>{_PAIR}))?(g(?P<groups>\d+))?|(?P<pool>\d+)a|(?P<ga>ga)"
+    rf"(s(?P<stride>{_PAIR}))?(d(?P<dilation>{_PAIR}))?(g(?P<groups>\d+))?|(?P<pool>\d+)a|(?P<mean>\d+)m|(?P<ga>ga)"
 )
 _LARGE = 64
 """Images from this many pixels begin with a stride of 4, as ImageNet's do."""
@@ -63,12 +73,14 @@ class Builder:
         surrogate: Surrogate | None,
         norm: str,
         per_neuron: bool,
+        signed: bool = False,
         **settings: Any,
     ) -> None:
-        self.input_shape, self.peak = input_shape, peak
+        self.input_shape, self.peak, self.signed = input_shape, peak, signed
         self.form, self.surrogate, self.norm = neuron, surrogate, norm
         self.per_neuron, self.settings = per_neuron, settings
         self.layers: list[Layer] = []
+        self.mean: int | None = None  # the next synapse's
 
     @property
     def on_grid(self) -> bool:
@@ -95,10 +107,8 @@ class Builder:
         links = [Link(other(self.shape(s[0])), s) for other, s in more]
         if loop:
             links.append(Link(Dense(synapse.output_shape, synapse.output_shape[0]), (index,)))
-        peak = max(
-            sum(self.peak if s == INPUT else 1 for s in group)
-            for group in (first, *(link.sources for link in links))
-        )
+        groups = (first, *(link.sources for link in links))
+        peak = max(sum(self.peak if s == INPUT else 1 for s in group) for group in groups)
         if neurons:
             for one in (synapse, *(link.synapse for link in links)):
                 if not isinstance(one, AvgPool):
@@ -111,6 +121,7 @@ class Builder:
             sources=None if first == (index - 1,) else first,
             more=links,
             carry=carry,
+            signed=self.signed and any(INPUT in group for group in groups),
         )
         self.layers.append(layer)
         return index
@@ -129,21 +140,31 @@ class Builder:
         """A layer of an architecture's text, after the last one."""
         sizes = _sizes(token)
         one = {name: size[0] for name, size in sizes.items()}
+        mean, self.mean = self.mean, None
+        if mean is not None and ("dilation" in one or not {"dense", "conv"} & one.keys()):
+            raise ModelError(
+                f"layer {token!r} behind {mean}m: a mean is part of the next synapse, dense or a "
+                "convolution without dilation"
+            )
+        if "mean" in one or "ga" in one:
+            self.mean = one.get("mean", 0)
+            return len(self.layers) - 1
         if "dense" in one:
-            return self.add(lambda s: Dense(s, one["dense"]), loop="loop" in one)
+            return self.add(self.dense(one["dense"], mean), loop="loop" in one)
         if "pool" in one:
             return self.add(lambda s: AvgPool(s, one["pool"]))
-        return self.add(
-            lambda s: Conv(
-                s,
-                one["conv"],
-                sizes["kernel"],
-                sizes.get("pad", 0),
-                sizes.get("stride", 1),
-                sizes.get("dilation", 1),
-                one.get("groups", 1),
-            )
-        )
+        where = sizes["kernel"], sizes.get("pad", 0), sizes.get("stride", 1)
+        groups = one.get("groups", 1)
+        if mean is not None:
+            return self.add(lambda s: PooledConv(s, mean, one["conv"], *where, groups))
+        dilation = sizes.get("dilation", 1)
+        return self.add(lambda s: Conv(s, one["conv"], *where, dilation, groups))
+
+    def dense(self, out: int, mean: int | None) -> Callable[[Shape], Synapse]:
+        """All to all, behind a mean over squares of pixels if there is one, 0 for all pixels."""
+        if mean is None:
+            return lambda shape: Dense(shape, out)
+        return lambda shape: PooledDense(shape, out, mean or None)
 
     def conv(self, out: int, kernel: int, stride: int = 1) -> Callable[[Shape], Synapse]:
         """A convolution that keeps the image's size, but for its stride."""
@@ -154,7 +175,9 @@ def _sizes(token: str) -> dict[str, tuple[int, int]]:
     """What a layer's text says, by the names of its parts; (vertical, horizontal)."""
     found = _TOKEN.fullmatch(token)
     if found is None:
-        raise ModelError(f"layer {token!r} is none of 128, 128r, 8c5p2s1, 8c5x3p2x1s2d2g4, 2a, ga")
+        raise ModelError(
+            f"layer {token!r} is none of 128, 128r, 8c5p2s1, 8c5x3p2x1s2d2g4, 2a, 2m, ga"
+        )
     sizes = {}
     for name, text in found.groupdict().items():
         if text is not None:
@@ -269,7 +292,7 @@ def architecture(model: str, input_shape: Shape, hidden: Sequence[int] | None = 
 
 def _narrower(token: str, divisor: int) -> str:
     sizes = _sizes(token)
-    if "pool" in sizes or "ga" in sizes:
+    if {"pool", "mean", "ga"} & sizes.keys():
         return token
     width = re.match(r"\d+", token)
     assert width is not None
@@ -312,25 +335,23 @@ def build(
     tokens = text.split("-") if name not in GRAPHS else []
     if tokens and all(token.rstrip("r").isdigit() for token in tokens):
         input_shape = (math.prod(input_shape),)
-    peak = max(abs(n) for n in encoding.payload)
+    peak, signed = max(abs(n) for n in encoding.payload), min(encoding.payload) < 0
     kind = norm or NORMS.get(name, "ws" if name.startswith("nf_") else "none")
-    b = Builder(input_shape, peak, neuron, surrogate, kind, per_neuron, bias=bias, dv=dv, du=du)
-    output: Callable[[Shape], Synapse] = lambda s: Dense(s, classes)  # noqa: E731
+    b = Builder(
+        input_shape, peak, neuron, surrogate, kind, per_neuron, signed, bias=bias, dv=dv, du=du
+    )
     if name in GRAPHS:
         if len(input_shape) != 3:
             raise ModelError(f"{model} needs images (C, H, W), what it gets is {input_shape}")
         last: Sequence[int] | None = GRAPHS[name](b, lambda n: max(n // divisor, 1))
-        output = lambda s: PooledDense(s, classes)  # noqa: E731
+        b.mean = 0
     else:
-        if tokens[-1] == "ga":
-            tokens.pop()
-            output = lambda s: PooledDense(s, classes)  # noqa: E731
         for token in tokens:
             b.token(token)
         last = None
     b.norm = "none"  # a readout has none: nothing would learn its scale
     spiking = readout == "spikes"
-    b.add(output, last, neurons=spiking)
+    b.add(b.dense(classes, b.mean), last, neurons=spiking)
     local = _classifiers(b, classes, spiking, block) if block else {}
     network = SpikingNetwork(b.layers, input_shape, encoding, text, local)
     if classifiers == "random":
