@@ -219,11 +219,19 @@ def _curves(run: Run) -> list[Html]:
     draw("learning rate", SET, {"lr": run.series("lr")})
     rates = {f"layer {index}": values for index, values in run.rates().items()}
     draw("spikes a neuron and step", COUNTED, _few(rates))
+    thresholds = {f"layer {index}": values for index, values in run.thresholds().items()}
+    draw("thresholds, 1 at the beginning", COUNTED, _few(thresholds))
     peak = {"peak": run.series("peak_bytes")}
     draw("peak memory", MEASURED, peak, lambda value: charts.si(value, "B"))
     draw("seconds an epoch", MEASURED, {"seconds": run.series("seconds")})
-    return [h("p", "Against the epoch."),
-            h("div", *figures, class_="grid")]  # fmt: skip
+    from trainer.runs import fallen
+
+    warnings = fallen(run.metrics[-1], run.config).values()
+    return [
+        h("p", "Against the epoch."),
+        *(h("p", warning, class_="warn") for warning in warnings),
+        h("div", *figures, class_="grid"),
+    ]
 
 
 def _few(series: dict[str, list[float | None]]) -> dict[str, list[float | None]]:

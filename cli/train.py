@@ -225,13 +225,14 @@ def train(
 ) -> TrainResult:
     """Train with a line an epoch on stderr, and leave ``model.net`` in the run folder."""
     from lava_export import netx
-    from trainer import loop
+    from trainer import loop, runs
 
     def write(network: Network, folder: Path) -> None:
         netx.write(network, folder / MODEL)
 
     if settings.encoding == "events":
         _say_what_is_clipped(dataset.x_train[:256], settings.payload)
+    warned: set[int] = set()
     with progress("epochs", settings.epochs) as advance:
 
         def show(metrics: dict[str, Any]) -> None:
@@ -244,6 +245,10 @@ def train(
                 f"           lr {metrics['lr']:.6g}  spikes a sample {metrics['spikes']:.1f}  "
                 f"rates {' '.join(rates)}  peak {metrics['peak_bytes'] / 1e6:.0f} MB"
             )
+            for index, warning in runs.fallen(metrics, settings).items():
+                if index not in warned:
+                    warned.add(index)
+                    log(warning)
             on_epoch(metrics)
             advance(metrics["epoch"])
 

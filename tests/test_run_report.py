@@ -15,12 +15,15 @@ import browser
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 from test_report import Page
 
 from cli.main import main
+from cli.train import train
 from lava_export import netx
 from loihi import Dense, Encoding, Layer, Network, Neuron, census, charts, decide, html, reference
-from trainer import data, runs
+from trainer import data, loop, runs
+from trainer.config import TrainConfig
 
 PAGE = "report.html"
 
@@ -445,12 +448,12 @@ def test_in_a_browser(run: Path, shown: browser.Browser, size: tuple[int, int], 
     shown.open(run / PAGE, *size, dark=dark)
     shown.run("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert shown.run(LOOK) == []
-    # Curves: loss, accuracy, learning rate, spikes, memory, seconds; each a line of some length.
+    # Curves: loss, accuracy, learning rate, spikes, thresholds, memory, seconds; each of some length.
     lengths = shown.run(
         "[...document.querySelectorAll('section:first-of-type svg')].map(svg => "
         "[...svg.querySelectorAll('path')].map(p => p.getTotalLength()))"
     )
-    assert [len(paths) for paths in lengths] == [1, 2, 1, 1, 1, 1]
+    assert [len(paths) for paths in lengths] == [1, 2, 1, 1, 1, 1, 1]
     assert all(length > 100 for paths in lengths for length in paths)
     ground = shown.run("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(255, 255, 255)") != dark
@@ -519,3 +522,51 @@ def page_of(run: Path) -> Callable[..., bytes]:
         return run_page.page(run_page.Chapter(replace(runs.read(run), metrics=metrics)))
 
     return made
+
+
+def test_thresholds_that_fell_are_warned_of(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the metrics as a part of where they began; in a line of ``train``, once; in the report."""
+    out = tmp_path / "fallen"
+    settings = TrainConfig(epochs=3, time_steps=4, rule="bptt", hidden=(24, 16), lr_neuron=1e-4)
+    begun: dict[str, torch.Tensor] = {}
+
+    def begin(self: loop._Run) -> None:
+        original(self)
+        vth = self.network.chain[1].neurons.vth  # type: ignore[union-attr]
+        begun["vth"] = vth.detach().clone()
+        vth.data.fill_(1.0)  # what a run of hours would come to
+
+    original = loop._Run.begin
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop._Run, "begin", begin)
+        train(settings, data.load("digits"), out)
+    said = [line for line in capfd.readouterr().err.splitlines() if "its threshold fell" in line]
+    lines = [json.loads(line) for line in (out / runs.METRICS).read_text().splitlines()]
+    last = loop.restore(settings, data.load("digits"), out / "checkpoint.safetensors")
+    now = float(last.chain[1].neurons.vth.detach())  # type: ignore[union-attr]
+    assert lines[-1]["thresholds"][1] == pytest.approx(now / float(begun["vth"]), rel=1e-6)
+    assert lines[-1]["thresholds"][2] is None
+    assert 0.5 < lines[0]["thresholds"][0] < 2
+    below = [row["thresholds"][1] < 0.05 for row in lines]
+    assert below[0]
+    (line,) = said
+    part = lines[0]["thresholds"][1]
+    assert line.strip() == (
+        f"layer 1: its threshold fell to {part:.1%} of where it began, and gradients grow as it "
+        "falls: use a lower lr_neuron (0.0001), or learn_threshold = false"
+    )
+    assert main(["report", str(out)]) == 0
+    known = runs.read(out)
+    assert known.thresholds()[1] == [row["thresholds"][1] for row in lines]
+    assert (line.strip() in page(out).text) == below[-1]
+    assert "its threshold fell" not in page(run).text
+    assert "thresholds, 1 at the beginning" in page(run).text
+
+
+def test_thresholds_that_do_not_learn_are_not_noted(tmp_path: Path) -> None:
+    settings = TrainConfig(epochs=1, time_steps=2, hidden=(8,), learn_threshold=False)
+    train(settings, data.load("digits"), tmp_path / "run")
+    (line,) = (tmp_path / "run" / runs.METRICS).read_text().splitlines()
+    assert json.loads(line)["thresholds"] == [None, None]

@@ -67,10 +67,11 @@ class TrainResult:
     network: the frozen integer network after the last epoch; None of neurons that are not on the
         chip's grid.
     metrics: an object an epoch: ``epoch, loss, train_accuracy, test_accuracy, test_correct,
-        test_samples, spikes, spike_rates, lr, seconds, peak_bytes``. The test samples are those
-        held out, where ``validation`` is not 0; spikes are of all layers, a test sample;
+        test_samples, spikes, spike_rates, thresholds, lr, seconds, peak_bytes``. The test samples
+        are those held out, where ``validation`` is not 0; spikes are of all layers, a test sample;
         spike_rates are spikes per neuron and step, layer by layer, None of a layer that never
-        spikes; peak_bytes are the process's on the CPU, PyTorch's on a GPU.
+        spikes; thresholds are each layer's, where it began being 1, None of one that does not
+        learn; peak_bytes are the process's on the CPU, PyTorch's on a GPU.
     predictions: class of every test sample, ``[N]``, as the trainer's own forward pass has it.
     module: the trained PyTorch network.
     """
@@ -496,10 +497,21 @@ class _Run:
             "test_samples": len(data.y_test),
             "spikes": sum(n or 0 for n in sent) / len(data.y_test),
             "spike_rates": [n and n / of for n, of in zip(sent, places, strict=True)],
+            "thresholds": self._thresholds(),
             "lr": config.lr * fraction,
             "seconds": round(time.perf_counter() - started, 3),
             "peak_bytes": _peak_bytes(device),
         }
+
+    def _thresholds(self) -> list[float | None]:
+        """Each layer's threshold (of one a neuron, their mean), in units of where it began."""
+        names = {id(p): name for name, p in self._learnable()}
+        found: list[float | None] = []
+        for layer in self.network.chain:
+            own = None if layer.neurons is None else layer.neurons.vth
+            start = None if own is None else self.scales.get(names.get(id(own), ""))
+            found.append(float(own.detach().mean()) / start if own is not None and start else None)
+        return found
 
     def _schedule(self, done: float) -> float:
         return (1 + math.cos(math.pi * done)) / 2 if self.config.schedule == "cosine" else 1.0

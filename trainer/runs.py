@@ -17,7 +17,7 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,14 @@ class Run:
 
     def rates(self) -> dict[int, list[float | None]]:
         """Spikes per neuron and step, epoch by epoch, of each layer that spikes, by its index."""
-        noted = [metrics.get("spike_rates") or [] for metrics in self.metrics]
+        return self._by_layer("spike_rates")
+
+    def thresholds(self) -> dict[int, list[float | None]]:
+        """Each layer's threshold, where it began being 1, epoch by epoch, of those that learn."""
+        return self._by_layer("thresholds")
+
+    def _by_layer(self, name: str) -> dict[int, list[float | None]]:
+        noted = [metrics.get(name) or [] for metrics in self.metrics]
         found = {
             index: [rates[index] if index < len(rates) else None for rates in noted]
             for index in range(max(map(len, noted), default=0))
@@ -128,6 +135,25 @@ class Run:
 
     def _known(self, name: str) -> list[float]:
         return [value for value in self.series(name) if value is not None]
+
+
+FALLEN = 0.05
+"""A threshold below this part of where it began is warned of."""
+
+
+def fallen(metrics: Mapping[str, Any], config: TrainConfig) -> dict[int, str]:
+    """What is wrong with a layer's threshold after an epoch, by the layer's index.
+
+    Surrogates are as many times as steep as the threshold is smaller, and the layer's errors as
+    many times as large: few networks learn on.
+    """
+    noted = enumerate(metrics.get("thresholds") or ())
+    return {
+        index: f"layer {index}: its threshold fell to {part:.1%} of where it began, and gradients "
+        f"grow as it falls: use a lower lr_neuron ({config.lr_neuron}), or learn_threshold = false"
+        for index, part in noted
+        if part is not None and part < FALLEN
+    }
 
 
 SUMMARY = {
@@ -301,9 +327,10 @@ def _metrics(text: str) -> tuple[dict[str, Any], ...]:
         for name in (*_NUMBERS, "spikes"):
             if not _is_number(row.get(name)):
                 raise ValueError(f"line {number}: {name} is {_short(row[name])}, not a number")
-        rates = row.get("spike_rates")
-        if rates is not None and not (isinstance(rates, list) and all(map(_is_number, rates))):
-            raise ValueError(f"line {number}: spike_rates are not a list of numbers")
+        for name in ("spike_rates", "thresholds"):
+            rates = row.get(name)
+            if rates is not None and not (isinstance(rates, list) and all(map(_is_number, rates))):
+                raise ValueError(f"line {number}: {name} are not a list of numbers")
         found.append(row)
     return tuple(found)
 
