@@ -448,7 +448,7 @@ def test_in_a_browser(run: Path, shown: browser.Browser, size: tuple[int, int], 
     shown.open(run / PAGE, *size, dark=dark)
     shown.run("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert shown.run(LOOK) == []
-    # Curves: loss, accuracy, learning rate, spikes, thresholds, memory, seconds; each of some length.
+    # Loss, accuracy, learning rate, spikes, thresholds, memory, seconds; each line of some length.
     lengths = shown.run(
         "[...document.querySelectorAll('section:first-of-type svg')].map(svg => "
         "[...svg.querySelectorAll('path')].map(p => p.getTotalLength()))"
