@@ -28,8 +28,9 @@ from trainer import grid
 from trainer.loop import exact
 from trainer.models import SpikingNetwork
 from trainer.neurons import REGISTER
+from trainer.pools import POOL_WEIGHT, AvgPool
 from trainer.rules import rule
-from trainer.synapses import POOL_WEIGHT, AvgPool, Conv
+from trainer.synapses import Conv
 from trainer.zoo import build
 
 DENSITY = 0.13

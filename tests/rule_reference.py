@@ -25,7 +25,8 @@ from loihi import Encoding
 from trainer.layers import Layer
 from trainer.models import SpikingNetwork
 from trainer.norms import BatchNorm, WeightNorm
-from trainer.synapses import AvgPool, Conv, PooledConv, PooledDense
+from trainer.pools import AvgPool, PooledConv, PooledDense
+from trainer.synapses import Conv
 from trainer.zoo import build
 
 TOLERANCE = 1e-11

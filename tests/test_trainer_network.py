@@ -16,7 +16,8 @@ from trainer import data, grid
 from trainer.layers import Layer
 from trainer.loop import evaluate, payloads
 from trainer.models import SpikingNetwork
-from trainer.synapses import AvgPool, Conv, Dense, ModelError
+from trainer.pools import AvgPool
+from trainer.synapses import Conv, Dense, ModelError
 from trainer.zoo import architecture, build
 
 GRADED = Encoding("graded", 7, (0, 15), 0.0, 16.0)

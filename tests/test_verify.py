@@ -605,7 +605,7 @@ def test_real_numbers_are_the_grids_where_nothing_is_rounded(neuron: str) -> Non
     import torch
 
     from trainer import observe, zoo
-    from trainer.synapses import POOL_WEIGHT
+    from trainer.pools import POOL_WEIGHT
 
     module = zoo.build("4c3-2a-10", (1, 8, 8), 3, Encoding("events", 5), neuron=neuron, bias=True)
     x = (np.random.default_rng(0).random((5, 6, 1, 8, 8)) < 0.5).astype(np.uint8)

@@ -4,7 +4,7 @@
     trainer.data       load, save, Dataset: plain numpy arrays      needs no torch
     trainer.loop       train, restore, evaluate: runs and their folders
     trainer.models     SpikingNetwork: stepped, trained, frozen;  trainer.zoo builds them
-    trainer.layers     synapses and neurons;  trainer.synapses, trainer.norms, trainer.neurons
+    trainer.layers     synapses and neurons;  trainer.synapses, .pools, .norms, .neurons
     trainer.rules      how gradients are computed, one file a rule
     trainer.slayer     lava-dl's networks under the same rules
     trainer.observe    the module's own spikes, u and v, for lava_export.verify

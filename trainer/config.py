@@ -63,7 +63,8 @@ class TrainConfig:
     validation: this part of the training samples takes the place of the test set; 0: none does.
     seed: of weights, order, augmentation, and what a rule draws.
     device: ``cpu`` or ``cuda``.
-    channels_last: images in memory channel by channel within a pixel; exact, faster on some.
+    channels_last: images in memory channel by channel within a pixel, as the CPU's convolutions
+        always have them; exact, faster on some GPUs.
     precision: ``float32``; ``tf32``: GPU products of 10-bit factors, which hold the grid's weights
         and payloads exactly, so that the forward pass is the same and only gradients are rounded.
     """

@@ -444,7 +444,7 @@ class CostModel:
 
 def of_network(network: SpikingNetwork) -> tuple[Layer, ...]:
     """The layers of a trainable network, in their order."""
-    from trainer.synapses import AvgPool
+    from trainer.pools import AvgPool
 
     return tuple(
         _layer(

@@ -18,8 +18,9 @@ from loihi import formats
 from trainer import grid
 from trainer.neurons import REGISTER, Neurons, State, current, fits, step
 from trainer.norms import BatchNorm, ChannelMoments, Moments, per_channel
+from trainer.pools import POOL_WEIGHT, AvgPool
 from trainer.shared import Shared
-from trainer.synapses import POOL_WEIGHT, AvgPool, Conv, ModelError, Synapse
+from trainer.synapses import Conv, ModelError, Synapse
 from trainer.traces import LayerTraces, Trace, traced_spike
 
 

@@ -29,8 +29,9 @@ from trainer import grid, skip
 from trainer.layers import Layer, Ready, plus
 from trainer.neurons import REGISTER, State, current
 from trainer.norms import WEIGHT_STD, BatchNorm, Moments, WeightNorm
+from trainer.pools import AvgPool
 from trainer.shared import Shared
-from trainer.synapses import AvgPool, ModelError, Shape, Synapse
+from trainer.synapses import ModelError, Shape, Synapse
 from trainer.traces import LayerTraces, Tracing
 
 __all__ = ["ModelError", "Shape", "SpikingNetwork"]

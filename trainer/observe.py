@@ -19,7 +19,7 @@ from loihi import formats
 from loihi.errors import PumiceError
 from trainer.models import SpikingNetwork
 from trainer.neurons import REGISTER, Form, FormA, Hard, State
-from trainer.synapses import AvgPool
+from trainer.pools import AvgPool
 
 
 class RealSoft(FormA):

@@ -19,17 +19,10 @@ from trainer import grid, kernels
 from trainer.layers import Layer
 from trainer.memory import pixel_by_pixel
 from trainer.neurons import REGISTER, Chip, Hard, State, flat
+from trainer.pools import POOL_WEIGHT, AvgPool, PooledConv, PooledDense, square_sums
 from trainer.products import int8_convolution, int8_convolve, int8_product, times
 from trainer.shared import Shared
-from trainer.synapses import (
-    POOL_WEIGHT,
-    AvgPool,
-    Conv,
-    PooledConv,
-    PooledDense,
-    Synapse,
-    square_sums,
-)
+from trainer.synapses import Conv, Synapse
 
 if TYPE_CHECKING:
     from trainer.models import SpikingNetwork

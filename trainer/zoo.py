@@ -27,17 +27,9 @@ from loihi import Encoding, formats
 from trainer.layers import Layer, Link
 from trainer.models import INPUT, SpikingNetwork
 from trainer.neurons import FORMS, Neurons
+from trainer.pools import AvgPool, PooledConv, PooledDense
 from trainer.surrogates import Surrogate
-from trainer.synapses import (
-    AvgPool,
-    Conv,
-    Dense,
-    ModelError,
-    PooledConv,
-    PooledDense,
-    Shape,
-    Synapse,
-)
+from trainer.synapses import Conv, Dense, ModelError, Shape, Synapse
 
 CHAINS = {
     "mlp": "512-512",
