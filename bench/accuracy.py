@@ -36,7 +36,7 @@ WARP = "rotate=7,scale=0.08,elastic=0.7"
 MLP = TrainConfig(data="mnist", model="mlp", time_steps=4, epochs=60, lr=0.35, augment=WARP)
 LENET = replace(MLP, model="lenet", norm="bn", lr=0.7, epochs=12)
 FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
-WIDE: dict[str, Any] = {"model": "32c5-2m-64c5-2m-256", "payload": 63, "epochs": 16}
+WIDE: dict[str, Any] = {"model": "32c5-2m-64c5-2m-256", "norm": "ws", "payload": 63, "epochs": 16}
 RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},
     "bptt": {"rule": "bptt"},

@@ -127,13 +127,14 @@ def test_products_are_exact(path: str, inputs: int, monkeypatch: pytest.MonkeyPa
         assert ours.dtype == torch.float32
 
 
-def test_gradients_of_a_product() -> None:
+@pytest.mark.parametrize("samples", [1, products.FEW - 1, products.FEW, 70])
+def test_gradients_of_a_product(samples: int) -> None:
     generator = torch.Generator().manual_seed(2)
     parameter = (2 * torch.randint(-127, 128, (80, 90), generator=generator)).float()
-    x = (torch.rand((70, 90), generator=generator) < 0.2).float().requires_grad_()
+    x = (torch.rand((samples, 90), generator=generator) < 0.2).float().requires_grad_()
     parameter.requires_grad_()
     shared = Shared(64 * parameter)
-    errors = torch.randn((70, 80), generator=generator)
+    errors = torch.randn((samples, 80), generator=generator)
     products.linear(x, shared, 128.0).backward(errors)
     shared.gather()
     torch.testing.assert_close(x.grad, errors @ (64 * parameter.detach()), rtol=1e-5, atol=0.05)
@@ -234,6 +235,27 @@ def test_payloads_below_0_are_not_taken_for_large_ones(model: str) -> None:
         np.testing.assert_array_equal(ours, theirs)
     network.reset(x)
     assert not skip.able(network)
+
+
+@pytest.mark.parametrize("model", ["3m-4c2-6", "3m-80", "5c3-3m-70", "3m-3c4"])
+def test_sums_that_8_bits_do_not_hold(model: str) -> None:
+    """Nine payloads of a mean's square: beyond int8, and uint8."""
+    network = build(model, (1, 12, 12), 4, Encoding("events", 3, (0, 100)))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 101, (3, 6, 1, 12, 12), generator=generator).float()
+    network.calibrate(x, generator)
+    whole = copy.deepcopy(network).double()
+    found = whole.spikes(x.double())
+    assert all(spikes.any() for spikes in found[:-1])
+    for ours, theirs in zip(network.spikes(x), found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    network.reset(x)
+    assert skip.able(network) == model.startswith("5c3")
+    network.skip(0, 2)
+    whole.reset(x.double())
+    for t in range(2):
+        whole.step(t)
+    assert torch.equal(network.read().double(), whole.read())
 
 
 @pytest.mark.parametrize("name", RULES)
