@@ -25,6 +25,7 @@ from trainer.rules import RULES, rule
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = {
     "mnist": ((1, 28, 28), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
     "cifar10": ((3, 32, 32), 10),
     "cifar100": ((3, 32, 32), 100),
     "dvs-gesture": ((2, 32, 32), 11),
@@ -69,10 +70,12 @@ def test_every_preset_can_be_trained_and_says_where_it_is_from(name: str) -> Non
         ("sltt_k-mnist", "mlp-sltt_k2-0"),
         ("stop-mnist", "mlp-stop-0"),
         ("bptt-mnist", "mlp-bptt-0"),
+        ("sltt-mnist-lenet", "wide-mnist-sltt"),
+        ("sltt-fashion-mnist-lenet", "wide-fashion-mnist-sltt"),
     ],
 )
 def test_our_presets_are_what_was_measured(name: str, measured: str) -> None:
-    assert presets.read(name).settings == plan("mlp")[measured]
+    assert presets.read(name).settings == plan(measured.split("-")[0])[measured]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,7 @@ def test_completion_knows_commands_and_presets_without_torch() -> None:
         return found
 
     assert complete("pumice com") == ["compare"]
-    assert complete("pumice train --preset sltt-m") == ["sltt-mnist"]
+    assert complete("pumice train --preset sltt-m") == ["sltt-mnist", "sltt-mnist-lenet"]
 
 
 def test_exit_codes_are_as_documented() -> None:
