@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from loihi import Encoding
@@ -58,7 +58,7 @@ def test_skipped_steps_are_steps(
             other.step(t)
     same(network, other)
     spikes = np.mean([float(s.s.mean()) for s in other._states if s is not None])
-    assert 0.005 < spikes < 0.995
+    assume(0.005 < spikes < 0.995)
     assert torch.equal(network.step(8), other.step(8))
 
 

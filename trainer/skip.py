@@ -56,9 +56,10 @@ def _plain(layer: Layer) -> bool:
     synapse = layer.synapse
     if isinstance(synapse, AvgPool):
         return layer.peak * synapse.fan_in <= 127
-    if isinstance(synapse, Conv) and not synapse.is_dense and int8_convolution() is None:
+    if layer.peak * synapse.pixels > 127:
         return False
-    return not layer.signed and layer.peak * synapse.pixels <= 127
+    convolves = isinstance(synapse, Conv) and not synapse.is_dense
+    return not convolves or (not layer.signed and int8_convolution() is not None)
 
 
 def _plain_neurons(layer: Layer) -> bool:

@@ -11,9 +11,9 @@
 
 ``/4`` behind a name divides all widths by 4. Average pooling (``2a``) has neurons of its own; a
 mean (``2m``, and ``ga`` over the whole image before a readout) is part of the synapse behind it, so
-that no spike is lost between the two. Normalisation stands behind each
-convolution, also where the paper has it before the neurons of a sum: only there can it be folded
-into integers (a chip's neurons have one threshold a layer).
+that no spike is lost between the two. Normalisation stands behind each convolution, also where the
+paper has it before the neurons of a sum: only there can it be folded into integers (a chip's
+neurons have one threshold a layer).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ SMALL_LENET = "16c3p1-2a-32c3p1-2a-128"
 _PAIR = r"\d+(x\d+)?"
 _TOKEN = re.compile(
     rf"(?P<dense>\d+)(?P<loop>r)?|(?P<conv>\d+)c(?P<kernel>{_PAIR})(p(?P<pad>{_PAIR}))?"
-    rf"(s(?P<stride>{_PAIR}))?(d(?P<dilation>{_PAIR}))?(g(?P<groups>\d+))?|(?P<pool>\d+)a|(?P<mean>\d+)m|(?P<ga>ga)"
+    rf"(s(?P<stride>{_PAIR}))?(d(?P<dilation>{_PAIR}))?(g(?P<groups>\d+))?|"
+    r"(?P<pool>\d+)a|(?P<mean>\d+)m|(?P<ga>ga)"
 )
 _LARGE = 64
 """Images from this many pixels begin with a stride of 4, as ImageNet's do."""
