@@ -74,6 +74,7 @@ def assert_same_as_chip(network: SpikingNetwork, x: np.ndarray) -> None:
         ("6c3-2m-4c2s2", {"bias": True, "du": 2500.0, "readout": "spikes"}),
         ("5c3-3m", {"neuron": "soft", "dv": 40.0}),
         ("2m-9c2x1g1-3m", {}),
+        ("6c6-8c3p1-9c3s2-12c1p1", {}),  # a kernel as large as its image, padded and not
     ],
 )
 @pytest.mark.parametrize("kind", ["graded", "rate", "latency"])

@@ -168,7 +168,9 @@ class Conv(Synapse):
         self.kernel, self.padding, self.stride, self.dilation = (
             (x, x) if isinstance(x, int) else x for x in (kernel, padding, stride, dilation)
         )
-        self.groups, self._shape = groups, shape
+        self.groups = groups
+        # Whether one position of the kernel is the whole image.
+        self.is_dense = groups == 1 and not max(self.padding) and tuple(size) == self.kernel
         self.geometry = Geometry(self.stride, self.padding, self.dilation, groups)
         reach = [d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True)]
         padded = [n + 2 * p for n, p in zip(size, self.padding, strict=True)]
@@ -179,11 +181,6 @@ class Conv(Synapse):
         self.output_shape = (out, *image)
         self.fan_in = channels // groups * math.prod(self.kernel)
         self.weight = nn.Parameter(torch.empty(out, channels // groups, *self.kernel))
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether one position of the kernel covers the whole image."""
-        return self.groups == 1 and self._shape == (len(self.weight[0]), *self.kernel)
 
     def laid_out(self, weight: Tensor) -> Tensor:
         # oneDNN: up to eight times as fast where the input has few channels; and what comes out
