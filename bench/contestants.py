@@ -58,7 +58,7 @@ SETTINGS = {
     "mlp": Setting("512-512", (784,), 10, 128, (10, 50), 7),
     # TT-LBP's Table 2: 64C5-64AP2-128C5-128AP2-128C5-256FC-11FC. Unpadded on 2x32x32 frames, so
     # that the last convolution's output is 1x1, as in LeNet-5.
-    "lenet2": Setting("64c5-2a-128c5-2a-128c5-256", (2, 32, 32), 11, 8, (10, 50), 3),
+    "lenet2": Setting("64c5-2a-128c5-2a-128c5-256", (2, 32, 32), 11, 8, (10, 50), 7),
 }
 
 

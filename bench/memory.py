@@ -27,7 +27,6 @@ from bench.report import Row, show
 from loihi import Encoding
 from trainer.kernels import use_threads
 from trainer.loop import exact
-from trainer.memory import keep_freed
 from trainer.models import SpikingNetwork
 from trainer.rules import LOCAL, RULES, rule
 from trainer.zoo import build
@@ -95,14 +94,13 @@ def peak_bytes(work: Callable[[], object], device: str = "cpu") -> int:
 
 
 def settle(threads: int) -> None:
-    """``threads`` for PyTorch and our own kernels alike, and memory that stays with the process; to
-    be called when everything has run once.
+    """``threads`` for PyTorch and our own kernels alike; to be called when everything has run once.
 
-    numba's first parallel loop sets the threads of the OpenMP that it shares with PyTorch.
+    numba's first parallel loop sets the threads of the OpenMP that it shares with PyTorch. malloc
+    stays as the system has it, for everybody: :func:`trainer.memory.keep_freed` is left out.
     """
     torch.set_num_threads(threads)
     use_threads(threads)
-    keep_freed()
 
 
 def classifiers(name: str) -> dict[str, Any]:
