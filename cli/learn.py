@@ -160,12 +160,13 @@ def run(
         network = networks.read(model, dataset if classes is None else None)
     choice = {"classes": classes, "drift": drift or None, "second": second}
     task = _task(network, dataset, choice, replay, rescale, seed).limited(samples)
-    given = {"epochs": epochs, "seed": seed, "deadline": deadline}
+    given: dict[str, Any] = {"epochs": epochs, "seed": seed, "deadline": deadline}
     if mode is not None and mode in BY_SPIKES:
-        errors = {"verify": verify, "checkpoint": checkpoint, "history": history, "html": html}
+        errors = {"verify": verify, "history": history, "html": html}
         for option, value in errors.items():
             if value is not None:
                 raise PumiceError(f"--{option} is of learning by errors: leave it out here")
+        given |= {"saved": checkpoint}
         answer = by_spikes(task, mode.value, rule or [], engine, rounding.value, **given)
         netx.write(answer.pop("network"), out)
         return _told({**answer, "model": str(out)}, None)

@@ -8,22 +8,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from loihi import checkpoint
-from onchip.engine import Learner
 from onchip.simulate import pack
 from onchip.spec import LearningError
 
 KIND = "pumice-learning-3"
 
 
-def digest(learner: Learner, x: NDArray[Any]) -> str:
-    """What a run is: its plan, its labels in their order, its random numbers, and its data."""
+class Learner(Protocol):
+    """Who learns: :class:`onchip.engine.Learner`, :class:`onchip.hebbian.HebbianLearner`."""
+
+    labels: NDArray[Any]
+    seed: int
+    rounding: Any
+    step: int
+    samples: int
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """All that changes but the numbers of steps and samples: arrays by name, not copied."""
+
+
+def digest(learner: Learner, what: Any, x: NDArray[Any]) -> str:
+    """What a run is: what learns, its labels in their order, its random numbers, and its data.
+
+    what: dataclasses, arrays, tuples, numbers and texts."""
     arrays: dict[str, NDArray[Any]] = {"labels": learner.labels, "x": x}
-    about = [pack(learner.plan, arrays), learner.seed, learner.rounding]
+    about = [pack(what, arrays), learner.seed, learner.rounding]
     return checkpoint.digest(json.dumps(about, sort_keys=True), arrays)
 
 

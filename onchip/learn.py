@@ -161,7 +161,7 @@ def _learn(
     """All samples, in the engine: the steps that were taken, and the seconds that they took."""
     run = ""
     if saved is not None:
-        run = checkpoint.digest(learner, x.values if isinstance(x, Samples) else x)
+        run = checkpoint.digest(learner, learner.plan, x.values if isinstance(x, Samples) else x)
         if saved.exists():
             checkpoint.restore(saved, learner, run)
     begin = last = time.perf_counter()

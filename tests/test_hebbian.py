@@ -23,9 +23,10 @@ from loihi import (
     reference,
 )
 from loihi.engine import Engine
+from onchip import checkpoint
 from onchip.draws import ROUNDINGS
 from onchip.front import Front
-from onchip.hebbian import REWARD, Hebbian, HebbianLearner, build, learn, simulate
+from onchip.hebbian import REWARD, Hebbian, HebbianLearner, build, learn, learning, simulate
 from onchip.learn import Samples
 
 REWARDED = replace(Hebbian.default("reward"), gap=6, depression=1.5)
@@ -244,23 +245,57 @@ def test_reward_teaches_two_digits(hidden, seed, tmp_path):
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)
-def test_goes_on_from_a_saved_state(rounding):
+def test_goes_on_from_a_checkpoint(rounding, tmp_path):
     network = deep()
     block = build(network, "reward", replace(REWARDED, epoch=3))
     x, labels = noise(network, 30, rate=0.7), np.arange(30) % 3
     whole, learner = in_engine(block, x, labels, 2, pieces=(), rounding=rounding)
     one = HebbianLearner(block, labels, seed=2, rounding=rounding)
     one.learn(x[:, :13])
-    saved = {name: values.copy() for name, values in one.state().items()}
+    checkpoint.write(tmp_path / "place", one, "run")
     two = HebbianLearner(block, labels, seed=2, rounding=rounding)
-    two.restore(saved, one.step, one.samples)
+    checkpoint.restore(tmp_path / "place", two, "run")
     two.learn(x[:, 13:])
     two.finish()
     assert (two.step, two.samples) == (len(whole["weights"]), 30)
     for name, values in learner.state().items():
         np.testing.assert_array_equal(two.state()[name], values, name)
-    with pytest.raises(PumiceError, match="another block"):
-        two.restore({}, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["stdp", "reward"])
+def test_a_run_that_is_killed_goes_on(mode, tmp_path, monkeypatch):
+    """After each piece of 500 samples; to the weights of one left alone."""
+    network = deep()
+    x = noise(network, 40, rate=0.7)
+    labels = None if mode == "stdp" else np.arange(40) % 3
+    monkeypatch.setattr(learning, "PIECE", 7)
+    monkeypatch.setattr(learning, "SAVE_AFTER", 0.0)
+    options = {"mode": mode, "epochs": 2, "seed": 4}
+    alone = learn(network, x, labels, **options)
+    saved, done = tmp_path / "place", []
+
+    def ends(samples: int, of: int) -> None:
+        done.append(samples)
+        if len(done) in (3, 5):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            learn(network, x, labels, saved=saved, on_progress=ends, **options)
+    result = learn(network, x, labels, saved=saved, on_progress=ends, **options)
+    assert done == [7, 14, 21, 21, 28, 28, 35, 42, 49, 56, 63, 70, 77, 80]
+    assert result.network == alone.network
+    assert result.changed == alone.changed and result.steps < alone.steps
+    again = learn(network, x, labels, saved=saved, **options)
+    assert again.network == alone.network and again.steps == 0
+    for other in ({"seed": 5}, {"epochs": 3}, {"rule": Hebbian(gap=3)}, {"rounding": "chip-like"}):
+        if mode == "stdp" or "rule" not in other:
+            with pytest.raises(PumiceError, match="is of another run"):
+                learn(network, x, labels, saved=saved, **(options | other))
+    with pytest.raises(PumiceError, match="is of another run"):
+        learn(network, 1 - x, labels, saved=saved, **options)
+    with pytest.raises(PumiceError, match="Lava can keep no checkpoint"):
+        learn(network, x, labels, saved=saved, engine="lava", **options)
 
 
 def test_settings():

@@ -11,6 +11,7 @@ from cli import learn as command
 from cli.main import main
 from lava_export import netx
 from onchip.engine import Learner
+from onchip.hebbian import HebbianLearner
 from onchip.learn import Proof
 
 
@@ -65,6 +66,20 @@ def test_goes_on_from_a_checkpoint(pumice, tmp_path, monkeypatch):
     code, answer = pumice("--epochs", 2, "--checkpoint", saved)
     assert code == 1
     assert "is of another run" in answer["error"]
+
+
+@pytest.mark.parametrize("mode", ["stdp", "reward"])
+def test_learning_by_spikes_goes_on_as_well(pumice, tmp_path, monkeypatch, mode):
+    options = ("--mode", mode, "--epochs", 2, "--checkpoint", tmp_path / "place")
+    code, first = pumice(*options, out="first.net")
+    assert code == 0
+    monkeypatch.setattr(HebbianLearner, "learn", None)  # nothing is left to learn
+    code, second = pumice(*options, out="second.net")
+    assert code == 0
+    assert second["accuracy_after"] == first["accuracy_after"]
+    assert netx.read(tmp_path / "first.net") == netx.read(tmp_path / "second.net")
+    code, answer = pumice(*options, "--seed", 7)
+    assert (code, "is of another run" in answer["error"]) == (1, True)
 
 
 @pytest.mark.lava

@@ -58,6 +58,10 @@ class HebbianLearner:
         """Steps taken."""
         return self.synapses.step
 
+    @step.setter
+    def step(self, step: int) -> None:
+        self.synapses.step = step
+
     @property
     def learned(self) -> NDArray[np.int32]:
         """The mantissas ``[out, in]`` of the plastic layer as they are now."""
@@ -99,17 +103,6 @@ class HebbianLearner:
         names = ("u", "v", "trace", "spikes", "r", "coming", "pending")
         layer = {f"layer.{name}": getattr(self._layer, name) for name in names}
         return {f"synapses.{k}": v for k, v in self.synapses.state().items()} | layer
-
-    def restore(self, state: dict[str, NDArray[Any]], step: int, samples: int) -> None:
-        """Go on from a saved state, to what would have come without the pause."""
-        mine = self.state()
-        if mine.keys() != state.keys() or any(
-            state[k].shape != v.shape or state[k].dtype != v.dtype for k, v in mine.items()
-        ):
-            raise LearningError("this is the state of another block")
-        for name, values in mine.items():
-            values[...] = state[name]
-        self.synapses.step, self.samples = int(step), int(samples)
 
     def _run(self, messages: NDArray[Any], record: bool) -> list[tuple[Record, NDArray[Any]]]:
         synapses = self.synapses

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loihi import Network
+from onchip import checkpoint
 from onchip.draws import ROUNDINGS, Rounding
 from onchip.hebbian.block import HebbianBlock, build
 from onchip.hebbian.lava import simulate
 from onchip.hebbian.learner import HebbianLearner
 from onchip.hebbian.rule import REWARD, Hebbian, Mode
+from onchip.learn import PIECE, SAVE_AFTER
 from onchip.spec import LearningError
 
 ENGINES = ("fast", "lava")
@@ -51,6 +54,7 @@ def learn(
     seed: int = 1,
     engine: str = "fast",
     rounding: Rounding = "lava",
+    saved: Path | None = None,
     deadline: float = 600.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> HebbianResult:
@@ -62,7 +66,9 @@ def learn(
     epochs: how often every sample is seen, each time in another order, drawn from ``seed``.
     engine: ``fast``, compiled, or ``lava``: Lava's CPU simulator in a supervised child process,
         which ends with an error after ``deadline`` seconds. Both come to the same weights.
-    rounding: ``lava`` or ``chip-like``. on_progress: called with samples learned and their number.
+    rounding: ``lava`` or ``chip-like``.
+    saved: a checkpoint of the fast engine's, as in :func:`onchip.learn.learn`.
+    on_progress: called with samples learned and their number.
 
     Raises a :class:`PumiceError` for a network, data or numbers that cannot learn.
     """
@@ -70,8 +76,9 @@ def learn(
         raise LearningError(f"engine {engine!r} is unknown: use {' or '.join(ENGINES)}")
     if rounding not in ROUNDINGS:
         raise LearningError(f"rounding {rounding!r} is unknown: use {' or '.join(ROUNDINGS)}")
-    if engine == "lava" and rounding != "lava":
-        raise LearningError("Lava rounds in its own way alone: use the fast engine")
+    if engine == "lava" and (rounding != "lava" or saved is not None):
+        what = "rounds in its own way alone" if saved is None else "can keep no checkpoint"
+        raise LearningError(f"Lava {what}: use the fast engine")
     if epochs < 1:
         raise LearningError(f"epochs is {epochs}: at least one is needed")
     block = build(network, mode, rule, layer=layer)
@@ -90,15 +97,26 @@ def learn(
     learner = HebbianLearner(
         block, answers[order], given=given, seed=seed, rounding=rounding, threads=None
     )
-    begin = time.perf_counter()
-    piece = 500
+    run = ""
+    if saved is not None:
+        learns = (network, block.index, block.mode, block.rule, given)
+        run = checkpoint.digest(learner, learns, x.values if hasattr(x, "values") else x)
+        if saved.exists():
+            checkpoint.restore(saved, learner, run)
+    begin = last = time.perf_counter()
+    first = learner.step
     while learner.samples < len(order):
-        learner.learn(_take(x, order[learner.samples : learner.samples + piece]))
+        learner.learn(_take(x, order[learner.samples : learner.samples + PIECE]))
         if on_progress is not None:
             on_progress(learner.samples, len(order))
+        if saved is not None and time.perf_counter() - last > SAVE_AFTER:
+            checkpoint.write(saved, learner, run)
+            last = time.perf_counter()
     learner.finish()
     seconds = time.perf_counter() - begin
-    return _result(block, learner.learned, len(order), learner.step, seconds)
+    if saved is not None:
+        checkpoint.write(saved, learner, run)
+    return _result(block, learner.learned, len(order), learner.step - first, seconds)
 
 
 def _result(
