@@ -21,6 +21,10 @@ def test_the_plan_is_the_table() -> None:
     lenet = accuracy.plan("lenet")
     assert {c.data for c in lenet.values()} == {"mnist", "fashion-mnist"}
     assert {c.rule for c in lenet.values()} == {"bptt", "sltt", "sltt_k", "stop", "tt_lbp"}
+    wide = accuracy.plan("wide")
+    assert {c.rule for c in wide.values()} == {c.rule for c in lenet.values()}
+    assert {c.model for c in wide.values()} == {"32c5-2m-64c5-2m-256"}
+    assert not {c.model for c in lenet.values()} & {c.model for c in wide.values()}
     grid = accuracy.plan("grid")
     assert len(grid) == 6 and {c.neuron for c in grid.values()} == {"chip", "hard"}
     joint = accuracy.plan("joint")
