@@ -237,7 +237,7 @@ def test_payloads_below_0_are_not_taken_for_large_ones(model: str) -> None:
     assert not skip.able(network)
 
 
-@pytest.mark.parametrize("model", ["3m-4c2-6", "3m-80", "5c3-3m-70", "3m-3c4"])
+@pytest.mark.parametrize("model", ["3m-4c2-6", "3m-80", "5c3-3m-70", "3m-3c4", "2a-5c3"])
 def test_sums_that_8_bits_do_not_hold(model: str) -> None:
     """Nine payloads of a mean's square: beyond int8, and uint8."""
     network = build(model, (1, 12, 12), 4, Encoding("events", 3, (0, 100)))

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 from loihi.errors import PumiceError
 from trainer.models import SpikingNetwork
 from trainer.neurons import FormA, FormB
+from trainer.norms import ChannelMoments
 from trainer.rules import (
     BPTT,
     DECOLLE,
@@ -168,6 +169,15 @@ def test_sltt_k_draws_from_the_generator_without_replacement() -> None:
 def test_stop_equals_its_graph(structure: str, form: str, du: float) -> None:
     net = network_of(structure, form, du=du)
     x, y = batch_for(net, FEWER.get(structure, STEPS))
+    same(by_rule(net, STOP(per_synapse=True), x, y), reference(net, x, y, "traces"))
+
+
+@pytest.mark.parametrize("form", ["A", "chip"])
+@pytest.mark.parametrize("structure", ["dense", "means"])
+def test_stop_of_a_static_input(structure: str, form: str) -> None:
+    net = network_of(structure, form)
+    x, y = batch_for(net, STEPS, static=True)
+    assert x.stride(0) == 0 and net.chain[0].neurons.bias is not None
     same(by_rule(net, STOP(per_synapse=True), x, y), reference(net, x, y, "traces"))
 
 
@@ -490,6 +500,23 @@ def test_batch_norm_is_torchs() -> None:
     for key, grad in theirs.items():
         error = float((ours[key] - grad).abs().max() / grad.abs().max())
         assert error <= 1e-9, (key, error)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_moments_of_channels(dtype: torch.dtype, order: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((5, 3, 4, 6), generator=generator).to(dtype).to(memory_format=order)
+    x[:, 1] += 30
+    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    ours = ChannelMoments.apply(one)
+    theirs = torch.var_mean(other, (0, 2, 3), unbiased=False)[::-1]
+    for found, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(found, expected)
+    errors = [torch.randn(3, generator=generator).to(dtype) for _ in range(2)]
+    for moments in (ours, theirs):
+        torch.autograd.backward(list(moments), errors)
+    torch.testing.assert_close(one.grad, other.grad)
 
 
 @pytest.mark.parametrize("own", [SLTT(), BPTT(), TTLBP(2, 0), CheckpointedBPTT()], ids=str)

@@ -32,7 +32,14 @@ def same(a: SpikingNetwork, b: SpikingNetwork) -> None:
     assert torch.equal(a.read(), b.read())
 
 
-IMAGES = ("5c3p1-2a-6c3", "6c2-2m-1c2", "5c3-7c7x6-20", "2a-8c3x2p1x0d1x2-2m-9", "6c3p1g2-3a")
+IMAGES = (
+    "5c3p1-2a-6c3",
+    "6c2-2m-1c2",
+    "5c3-7c7x6-20",
+    "2a-8c3x2p1x0d1x2-2m-9",
+    "6c3p1g2-3a",
+    "9c3-2m",
+)
 
 
 @settings(max_examples=50, deadline=None)

@@ -112,6 +112,31 @@ def test_forward_wraps_and_clips_as_the_chip(du: float, neuron: str) -> None:
     assert_same_as_chip(network, x)
 
 
+@pytest.mark.exactness
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("model", ["20", "3m-20", "3m-5c4", "6c12-4"])
+def test_currents_just_beyond_the_register(model: str, static: bool) -> None:
+    """They wrap once, whether weights stand at one pixel or are repeated over several."""
+    rng = np.random.default_rng(1)
+    if static:
+        x = rng.integers(0, 16, (9, 1, 12, 12))
+        encoding = Encoding("graded", 4, (0, 15), 0.0, 15.0)
+    else:
+        x = rng.integers(0, 16, (9, 4, 1, 12, 12))
+        encoding = Encoding("events", 4, (0, 15))
+    network = drawn(model, (1, 12, 12), encoding, x)
+    with torch.no_grad():
+        weight = network.chain[0].synapse.weight
+        assert isinstance(weight, torch.Tensor)
+        weight[0] = 254
+    payloads = network.encoding.encode(x)
+    u = reference.run(network.freeze(), payloads, record=("u",)).u[0]
+    sums = 254 * payloads.reshape(*payloads.shape[:2], -1).sum(2)
+    assert ((sums > 2**17) & (sums < 2**19)).all()
+    assert (u < 0).any()
+    assert_same_as_chip(network, x)
+
+
 def test_sums_beyond_float32_are_evaluated_in_float64() -> None:
     x = np.full((2, 784), 255)
     network = drawn("8", (784,), Encoding("graded", 3, (0, 255), 0.0, 255.0), x)

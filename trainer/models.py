@@ -210,7 +210,7 @@ class SpikingNetwork(nn.Module):
                 if alone and layer.neurons is not None:
                     if self._wraps[index]:
                         a, self._wraps[index] = layer.wrap(a), False
-                    if self._tracing is None and not layer.remembers_current:
+                    if not layer.remembers_current:  # a bias is a weight of an input of 1
                         a = layer.with_bias(a, ready, offset)
                         self._biased.add(index)
                 self._static[index, number] = self._share(a)
