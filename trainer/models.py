@@ -283,6 +283,13 @@ class SpikingNetwork(nn.Module):
         for t in range(first, last):
             self.step(t)
 
+    def synaptic_input(self, index: int) -> Tensor:
+        """What a layer's synapses brought in the step just done ``[N, *shape]``, without bias."""
+        layer, a = self.chain[index], self._a[index]
+        if index not in self._biased:
+            return layer.wrap(a)
+        return a - layer.with_bias(torch.zeros_like(a), self._ready[index], None)
+
     def _integrated(self, a: Tensor) -> Tensor:
         """The readout's membrane after synaptic input ``a``; wrapped only if it can be."""
         if self._wraps_total:

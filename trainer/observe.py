@@ -117,7 +117,7 @@ def _tensor(module: SpikingNetwork, x: NDArray[Any]) -> Tensor:
 
 def _now(module: SpikingNetwork, index: int, what: str) -> Tensor | None:
     """A layer's spikes, u or v after the step just done; None: it never spikes."""
-    layer, state = module.chain[index], module._states[index]
+    state = module._states[index]
     if state is None:  # the readout's integrator
         total = module._total
         if what == "spikes" or total is None:
@@ -127,7 +127,7 @@ def _now(module: SpikingNetwork, index: int, what: str) -> Tensor | None:
     if what == "spikes":
         return state.s
     if what == "u":
-        return layer.wrap(module._a[index]) if state.u is None else state.u
+        return module.synaptic_input(index) if state.u is None else state.u
     return _after_reset(module, index, state)
 
 
