@@ -175,13 +175,15 @@ def test_convolutions_are_exact(
         once = products.convolve(images, shared.value, where, 128.0, shared)
         again = products.convolve(images, shared.value, where, 128.0)
         plain = products.convolve(images, shared.value, where)
-        assert torch.equal(once.double(), expected)
-        assert torch.equal(again, once)
+        if products.suits_int8(weight, where) or float(expected.abs().max()) < 2**24:
+            assert torch.equal(once.double(), expected)
+            assert torch.equal(again, once)
         assert once.dtype == torch.float32
         if float(expected.abs().max()) < 2**24:
             assert torch.equal(plain, once)
-    product = products.int8_convolve(x.to(torch.int8), shared, where, 128.0)
-    assert torch.equal(product.double(), expected)
+    if products.suits_int8(weight, where):
+        product = products.int8_convolve(x.to(torch.int8), shared, where, 128.0)
+        assert torch.equal(product.double(), expected)
 
 
 @pytest.mark.parametrize("step", [0.0, 128.0])

@@ -152,6 +152,14 @@ def int8_convolution() -> Any:
     return None
 
 
+def suits_int8(weight: Tensor, geometry: Geometry) -> bool:
+    """Whether :func:`int8_convolution` is there, and known to work for these kernels: with padding
+    as wide as the kernel, or dilation, some of oneDNN's crash."""
+    plain = geometry.dilation == (1, 1)
+    within = all(p < k for p, k in zip(geometry.padding, weight.shape[2:], strict=True))
+    return plain and within and int8_convolution() is not None
+
+
 _PLAIN = Geometry((1, 1), (0, 0), (1, 1), 1)
 
 
@@ -188,7 +196,7 @@ def _pack_once(shared: Shared, step: float, geometry: Geometry, shape: torch.Siz
 
 
 def int8_convolve(x: Tensor, weight: Shared, geometry: Geometry, step: float) -> Tensor:
-    """:func:`convolve` of int8 messages, where there is :func:`int8_convolution`."""
+    """:func:`convolve` of int8 messages, where :func:`suits_int8`."""
     packed = _pack_once(weight, step, geometry, x.shape)
     return _int8_sums(x.view(torch.uint8), packed, int8_convolution())
 
@@ -232,14 +240,13 @@ def convolve(
     shared: what the weights were taken from, if all steps of a batch share them.
     """
     packed: _Packed | None = None
-    if step and x.device.type == "cpu" and x.dtype == torch.float32:
-        operators = int8_convolution()
-        if operators is not None:
-            packed = (
-                _pack(weight, step, geometry, x.shape, operators)
-                if shared is None
-                else _pack_once(shared, step, geometry, x.shape)
-            )
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    if step and on_cpu and suits_int8(weight, geometry):
+        packed = (
+            _pack(weight, step, geometry, x.shape, int8_convolution())
+            if shared is None
+            else _pack_once(shared, step, geometry, x.shape)
+        )
     if not torch.is_grad_enabled():
         return _convolved(x, weight, geometry, packed)
     result: Tensor = _Convolve.apply(x, weight, geometry, packed)

@@ -20,7 +20,7 @@ from trainer.layers import Layer
 from trainer.memory import pixel_by_pixel
 from trainer.neurons import REGISTER, Chip, Hard, State, flat
 from trainer.pools import POOL_WEIGHT, AvgPool, PooledConv, PooledDense, square_sums
-from trainer.products import int8_convolution, int8_convolve, int8_product, times
+from trainer.products import int8_convolve, int8_product, suits_int8, times
 from trainer.shared import Shared
 from trainer.synapses import Conv, Synapse
 
@@ -58,8 +58,9 @@ def _plain(layer: Layer) -> bool:
         return layer.peak * synapse.fan_in <= 127
     if layer.peak * synapse.pixels > 127:
         return False
-    convolves = isinstance(synapse, Conv) and not synapse.is_dense
-    return not convolves or (not layer.signed and int8_convolution() is not None)
+    if not isinstance(synapse, Conv) or synapse.is_dense:
+        return True
+    return not layer.signed and suits_int8(synapse.weight, synapse.geometry)
 
 
 def _plain_neurons(layer: Layer) -> bool:
