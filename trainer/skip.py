@@ -34,7 +34,7 @@ STEP = grid.WEIGHT_STEP * REGISTER
 def able(network: SpikingNetwork) -> bool:
     """Whether :func:`skip` applies, at this batch: see what is asked."""
     x, *hidden = network._x, *network.chain
-    last = hidden.pop()
+    last, samples = hidden.pop(), x.shape[1]
     return (
         int8_product() is not None
         and x.device.type == "cpu"
@@ -42,14 +42,14 @@ def able(network: SpikingNetwork) -> bool:
         and bool(hidden)
         and not network.local_layers
         and network._tracing is None
-        and all(_plain(layer) and _plain_neurons(layer) for layer in hidden)
-        and _plain(last)
+        and all(_plain(layer, samples) and _plain_neurons(layer) for layer in hidden)
+        and _plain(last, samples)
         and not isinstance(last.synapse, Conv | AvgPool)
         and last.neurons is None
     )
 
 
-def _plain(layer: Layer) -> bool:
+def _plain(layer: Layer, samples: int) -> bool:
     alone = layer.sources is None and not layer.links and layer.carry is None
     if not alone or layer.batch_norms:
         return False
@@ -60,7 +60,8 @@ def _plain(layer: Layer) -> bool:
         return False
     if not isinstance(synapse, Conv) or synapse.is_dense:
         return True
-    return not layer.signed and suits_int8(synapse.weight, synapse.geometry)
+    images = torch.Size((samples, *synapse.image))
+    return not layer.signed and suits_int8(images, synapse.weight, synapse.geometry)
 
 
 def _plain_neurons(layer: Layer) -> bool:

@@ -168,7 +168,7 @@ class Conv(Synapse):
         self.kernel, self.padding, self.stride, self.dilation = (
             (x, x) if isinstance(x, int) else x for x in (kernel, padding, stride, dilation)
         )
-        self.groups = groups
+        self.image, self.groups = shape, groups
         # Whether one position of the kernel is the whole image.
         self.is_dense = groups == 1 and not max(self.padding) and tuple(size) == self.kernel
         self.geometry = Geometry(self.stride, self.padding, self.dilation, groups)
