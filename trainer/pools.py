@@ -120,11 +120,50 @@ def _squares(shape: Shape, k: int | None) -> Shape:
     return channels, height // k, width // k
 
 
-class PooledConv(Conv):
-    """A convolution of means over squares of ``pool`` x ``pool`` pixels, which have no neurons.
+class Pooled(Synapse):
+    """A synapse behind a mean over squares of ``pool`` x ``pool`` pixels, which have no neurons.
 
-    The chip holds it as a convolution with each weight repeated over a square.
+    Its messages are the squares' sums, and the chip's weights its own, each repeated over a square.
+    To stand in front of a synapse of those sums among a class's bases.
     """
+
+    pool: int | None
+    """None: one square of all pixels."""
+
+    def sums(self, x: Tensor) -> Tensor:
+        """Messages added up over each square."""
+        if self.pool is None:
+            return x.sum((2, 3), dtype=x.dtype)
+        total: Tensor = _SumPool.apply(x, self.pool, None)
+        return total
+
+    def _pixels_of(self, sums: Tensor, shape: torch.Size) -> Tensor:
+        """A number for each sum, at all the pixels that are added up in it."""
+        if self.pool is None:
+            return sums[..., None, None].expand(shape)
+        return over_squares(sums, self.pool, shape)
+
+    def forward(self, x: Tensor, weight: Shared, step: float = 0.0) -> Tensor:
+        return super().forward(self.sums(x), weight, step)
+
+    def plain(self, x: Tensor, weight: Tensor, step: float = 0.0) -> Tensor:
+        return super().plain(self.sums(x), weight, step)
+
+    def patches(self, x: Tensor) -> Tensor:
+        return super().patches(self.sums(x))
+
+    def gradients(
+        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        trace = trace if per_synapse else self.sums(trace)
+        of_sums, of_w = super().gradients(self.sums(x), trace, per_synapse, weight, delta)
+        return self._pixels_of(of_sums, x.shape), of_w
+
+
+class PooledConv(Pooled, Conv):
+    """A convolution of means over squares of pixels."""
+
+    pool: int
 
     def __init__(
         self,
@@ -146,27 +185,6 @@ class PooledConv(Conv):
         self.pool, self.pixels = pool, pool**2
         self.fan_in *= self.pixels
 
-    def sums(self, x: Tensor) -> Tensor:
-        """Messages added up over each square."""
-        total: Tensor = _SumPool.apply(x, self.pool, None)
-        return total
-
-    def forward(self, x: Tensor, weight: Shared, step: float = 0.0) -> Tensor:
-        return super().forward(self.sums(x), weight, step)
-
-    def plain(self, x: Tensor, weight: Tensor, step: float = 0.0) -> Tensor:
-        return super().plain(self.sums(x), weight, step)
-
-    def patches(self, x: Tensor) -> Tensor:
-        return super().patches(self.sums(x))
-
-    def gradients(
-        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        trace = trace if per_synapse else self.sums(trace)
-        of_sums, of_w = super().gradients(self.sums(x), trace, per_synapse, weight, delta)
-        return over_squares(of_sums, self.pool, x.shape), of_w
-
     def freeze(self) -> loihi.Conv:
         weight = grid.weight(self.folded()[0])
         for axis in (2, 3):
@@ -177,54 +195,18 @@ class PooledConv(Conv):
         )
 
 
-class PooledDense(Dense):
-    """All to all behind a mean over squares of ``pool`` x ``pool`` pixels, or over all of them.
-
-    The chip holds it as a dense synapse with each weight repeated over the pixels of a square.
-    """
+class PooledDense(Pooled, Dense):
+    """All to all behind a mean over squares of pixels, or over all of them."""
 
     def __init__(self, shape: Shape, out: int, pool: int | None = None) -> None:
         squares = _squares(shape, pool)
         super().__init__(squares, out)
-        self._image, self._grid, self.pool = shape, squares, pool
+        self._image, self._squares, self.pool = shape, squares, pool
         self.pixels = math.prod(shape[1:]) if pool is None else pool**2
         self.fan_in *= self.pixels
 
-    def sums(self, x: Tensor) -> Tensor:
-        """Messages added up over each square, or over the image."""
-        if self.pool is None:
-            return x.sum((2, 3), dtype=x.dtype)
-        total: Tensor = _SumPool.apply(x, self.pool, None)
-        return total
-
-    def forward(self, x: Tensor, weight: Shared, step: float = 0.0) -> Tensor:
-        return super().forward(self.sums(x), weight, step)
-
-    def plain(self, x: Tensor, weight: Tensor, step: float = 0.0) -> Tensor:
-        return super().plain(self.sums(x), weight)
-
-    def patches(self, x: Tensor) -> Tensor:
-        return super().patches(self.sums(x))
-
-    def gradients(
-        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        trace = trace if per_synapse else self.sums(trace)
-        of_sums, of_w = super().gradients(self.sums(x), trace, per_synapse, weight, delta)
-        return self._back(of_sums, x.shape), of_w
-
-    def _back(self, delta: Tensor, shape: torch.Size) -> Tensor:
-        if self.pool is None:
-            return delta[..., None, None].expand(shape)
-        return over_squares(delta, self.pool, shape)
-
     def freeze(self) -> loihi.Dense:
-        weight = grid.weight(self.folded()[0]).unflatten(1, self._grid)
-        _, height, width = self._image
-        k = self.pool
-        if k is None:
-            whole = weight.expand(-1, -1, height, width)
-        else:
-            shape = torch.Size((len(weight), *self._image))
-            whole = over_squares(weight, k, shape)
+        weight = grid.weight(self.folded()[0])
+        sums = weight if self.pool is None else weight.unflatten(1, self._squares)
+        whole = self._pixels_of(sums, torch.Size((len(weight), *self._image)))
         return loihi.Dense(grid.integers(whole.flatten(1)))

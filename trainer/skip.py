@@ -19,7 +19,7 @@ from trainer import grid, kernels
 from trainer.layers import Layer
 from trainer.memory import pixel_by_pixel
 from trainer.neurons import REGISTER, Chip, Hard, State, flat
-from trainer.pools import POOL_WEIGHT, AvgPool, PooledConv, PooledDense, square_sums
+from trainer.pools import POOL_WEIGHT, AvgPool, Pooled, square_sums
 from trainer.products import int8_convolve, int8_product, suits_int8, times
 from trainer.shared import Shared
 from trainer.synapses import Conv, Synapse
@@ -113,7 +113,7 @@ def skip(network: SpikingNetwork, first: int, last: int) -> bool:
             message = s
     weight = network._ready[-1].weights[0].value.detach()
     readout = network.chain[-1].synapse
-    if isinstance(readout, PooledDense):
+    if isinstance(readout, Pooled):
         counts = readout.sums(counts)
     counts = counts.flatten(1)
     total, so_far = times(counts, weight), network._total
@@ -134,7 +134,7 @@ def _product(synapse: Synapse, message: Tensor, weight: Shared) -> tuple[Tensor,
     """Synaptic input of int8 messages, in units of the number beside it."""
     if isinstance(synapse, AvgPool):
         return square_sums(message, synapse.kernel), POOL_WEIGHT * REGISTER
-    if isinstance(synapse, PooledConv | PooledDense):
+    if isinstance(synapse, Pooled):
         message = synapse.sums(message)
     if isinstance(synapse, Conv) and not synapse.is_dense:
         return int8_convolve(message, weight, synapse.geometry, STEP), 1.0
