@@ -39,8 +39,9 @@ import torch
 from bench.report import Row, show
 from loihi import Encoding, Network, PumiceError
 from onchip.draws import Rounding
-from onchip.learn import Samples, accuracy, learn
+from onchip.learn import accuracy, learn
 from onchip.plan import random_network
+from onchip.samples import Samples
 from onchip.spec import Mode, Rule
 from trainer import data
 from trainer.config import TrainConfig

@@ -3,7 +3,7 @@ engines equal to it, thousands of times as fast.
 
     onchip.spec        Rule, Spec: what learns, and by which numbers; TOML
     onchip.plan        a network set up to learn: stages, heads, scales
-    onchip.learn       learn: labelled samples in, a new network out
+    onchip.learn       learn: labelled samples in, a new network out;  onchip.samples: as they come
     onchip.engine      Learner: the blocks compiled;  onchip.simulate: the same in Lava
     onchip.hebbian     STDP and reward, in both
     onchip.rules       a rule in real units, compiled for Loihi;  onchip.connection runs it

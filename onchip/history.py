@@ -25,8 +25,8 @@ from loihi import Inject, Layer, Network, PumiceError, decide, files
 from loihi.census import Histogram
 from loihi.engine import Engine
 from onchip.engine import Learner
-from onchip.learn import Samples
 from onchip.plan import MANTISSA_MAX, MANTISSA_MIN, Mantissas
+from onchip.samples import Samples
 from onchip.spec import LearningError
 
 BINS, WIDTH = 64, 4

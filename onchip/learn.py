@@ -5,41 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loihi import Encoding, Network, decide
+from loihi import Network, decide
 from loihi import engine as fast
-from onchip import checkpoint
 from onchip.draws import Rounding
 from onchip.engine import Learner
 from onchip.plan import MANTISSA_MAX, MANTISSA_MIN, Plan, build
+from onchip.samples import PIECE, Samples, check, learn_all, order, take
 from onchip.simulate import simulate
 from onchip.spec import LearningError, Mode, Rule, Spec, check_seed
 
 EngineName = Literal["fast", "lava"]
 ENGINES: tuple[str, ...] = get_args(EngineName)
-
-PIECE = 500
-"""Samples between two words of progress."""
-SAVE_AFTER = 20.0
-"""Seconds between two checkpoints."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Values ``[N, …]`` that become payloads when they are needed: all of those of a large data set
-    would fill the memory."""
-
-    values: NDArray[Any]
-    encoding: Encoding
-
-    def take(self, which: NDArray[Any] | slice) -> NDArray[Any]:
-        """The payloads ``[T, n, …]`` of some samples."""
-        return self.encoding.encode(self.values[which])
 
 
 @dataclass(frozen=True)
@@ -107,20 +90,21 @@ def learn(
     if engine == "lava" and (rounding != "lava" or saved is not None):
         what = "rounds in its own way alone" if saved is None else "can keep no checkpoint"
         raise LearningError(f"Lava {what}: use the fast engine")
-    plan, x, order, labels = _plan(network, x, labels, _spec(spec, mode, rule), epochs, seed)
+    plan, x, when, labels = _plan(network, x, labels, _spec(spec, mode, rule), epochs, seed)
     if engine == "lava":
         outcome = simulate(
             plan,
-            _take(x, order),
+            take(x, when),
             labels,
             deadline=deadline,
             seed=seed,
             on_progress=on_progress,
         )
-        return _result(plan, outcome.learned, len(order), outcome.steps, outcome.seconds)
+        return _result(plan, outcome.learned, len(when), outcome.steps, outcome.seconds)
     learner = Learner(plan, labels, seed=seed, rounding=rounding, threads=None)
-    steps, seconds = _learn(learner, x, order, saved, on_progress, on_piece)
-    return _result(plan, learner.learned, len(order), steps, seconds)
+    look = None if on_piece is None else partial(on_piece, learner)
+    steps, seconds = learn_all(learner, plan, x, when, saved, on_progress, look)
+    return _result(plan, learner.learned, len(when), steps, seconds)
 
 
 def _spec(spec: Spec | None, mode: Mode | None, rule: Rule | None) -> Spec:
@@ -142,46 +126,8 @@ def _plan(
     """The plan, the data, which of them come in which order, and the labels in that order."""
     check_seed(seed)
     x, labels = check_data(network, x, labels)
-    if epochs < 1:
-        raise LearningError(f"epochs is {epochs}: at least one is needed")
-    plan = build(network, _take(x, slice(200)), spec)
-    rng = np.random.Generator(np.random.PCG64(seed))
-    order = np.concatenate([rng.permutation(len(labels)) for _ in range(epochs)])
-    return plan, x, order, labels[order]
-
-
-def _learn(
-    learner: Learner,
-    x: NDArray[Any] | Samples,
-    order: NDArray[np.intp],
-    saved: Path | None,
-    on_progress: Callable[[int, int], None] | None,
-    on_piece: Callable[[Learner], None] | None,
-) -> tuple[int, float]:
-    """All samples, in the engine: the steps that were taken, and the seconds that they took."""
-    run = ""
-    if saved is not None:
-        run = checkpoint.digest(learner, learner.plan, x.values if isinstance(x, Samples) else x)
-        if saved.exists():
-            checkpoint.restore(saved, learner, run)
-    begin = last = time.perf_counter()
-    step = learner.step
-    while learner.samples < len(order):
-        learner.learn(_take(x, order[learner.samples : learner.samples + PIECE]))
-        if on_progress is not None:
-            on_progress(learner.samples, len(order))
-        if on_piece is not None:
-            on_piece(learner)
-        if saved is not None and time.perf_counter() - last > SAVE_AFTER:
-            checkpoint.write(saved, learner, run)
-            last = time.perf_counter()
-    learner.finish()
-    if on_piece is not None:
-        on_piece(learner)
-    seconds = time.perf_counter() - begin
-    if saved is not None:
-        checkpoint.write(saved, learner, run)
-    return learner.step - step, seconds
+    when = order(len(labels), epochs, seed)
+    return build(network, take(x, slice(200)), spec), x, when, labels[when]
 
 
 def _result(
@@ -229,14 +175,14 @@ def verify(
 ) -> Proof:
     """The first ``samples`` of what :func:`learn` would do with the rest, in both engines, and a
     comparison of all learned weights as they are then."""
-    plan, x, order, labels = _plan(network, x, labels, _spec(spec, mode, rule), epochs, seed)
-    if not 1 <= samples <= len(order):
-        raise LearningError(f"{samples} samples to verify: the run has 1 to {len(order)}")
-    some = _take(x, order[:samples])
+    plan, x, when, labels = _plan(network, x, labels, _spec(spec, mode, rule), epochs, seed)
+    if not 1 <= samples <= len(when):
+        raise LearningError(f"{samples} samples to verify: the run has 1 to {len(when)}")
+    some = take(x, when[:samples])
     learner = Learner(plan, labels, seed=seed)
     begin = time.perf_counter()
     learner.learn(some)
-    if samples == len(order):
+    if samples == len(when):
         learner.finish()
     seconds = time.perf_counter() - begin
     theirs = simulate(plan, some, labels, deadline=deadline, seed=seed, on_progress=on_progress)
@@ -255,7 +201,7 @@ def accuracy(network: Network, x: NDArray[Any] | Samples, labels: NDArray[Any]) 
     """The fraction of samples that the frozen network itself classifies as ``labels``."""
     x, labels = check_data(network, x, labels)
     engine, pieces = fast.Engine(network), range(0, len(labels), 2 * PIECE)
-    scores = [engine.predict(_take(x, slice(i, i + 2 * PIECE))) for i in pieces]
+    scores = [engine.predict(take(x, slice(i, i + 2 * PIECE))) for i in pieces]
     return float((decide(np.concatenate(scores)) == labels).mean())
 
 
@@ -264,18 +210,11 @@ def check_data(
 ) -> tuple[NDArray[Any] | Samples, NDArray[np.int64]]:
     """Payloads and labels as they are used, or a :class:`PumiceError` that says what is wrong."""
     labels = np.asarray(labels)
-    some = network.check_payloads(_take(x, slice(1)) if isinstance(x, Samples) else x)
-    samples = len(x.values) if isinstance(x, Samples) else some.shape[1]
-    if len(some) != network.time_steps:
-        raise LearningError(
-            f"the data have {len(some)} steps a sample, the network's encoding {network.time_steps}"
-        )
+    x, samples = check(network, x)
     if labels.ndim != 1 or len(labels) != samples:
         raise LearningError(
             f"{samples} samples need labels [{samples}], found {list(labels.shape)}"
         )
-    if not len(labels):
-        raise LearningError("there is no sample to learn from")
     if labels.dtype.kind not in "iu":
         raise LearningError(f"labels are class numbers, found dtype {labels.dtype}")
     wrong = (labels < 0) | (labels >= network.classes)
@@ -285,19 +224,4 @@ def check_data(
             f"label {int(labels[at])} of sample {at}: the network has classes "
             f"0..{network.classes - 1}"
         )
-    if not isinstance(x, Samples):
-        return some, labels.astype(np.int64)
-    # Payloads come in the network's own shape.
-    values = x.values
-    if x.encoding.kind != "events":
-        values = values.reshape(len(values), *network.input_shape)
-    return Samples(values, x.encoding), labels.astype(np.int64)
-
-
-def _take(x: NDArray[Any] | Samples, which: NDArray[Any] | slice) -> NDArray[Any]:
-    """The payloads ``[T, n, …]`` of some samples; a static input stays one step seen T times."""
-    if isinstance(x, Samples):
-        return x.take(which)
-    static = x.strides[0] == 0
-    some = x[:1, which] if static else x[:, which]
-    return np.broadcast_to(some, (len(x), *some.shape[1:])) if static else some
+    return x, labels.astype(np.int64)

@@ -26,7 +26,8 @@ from loihi.engine import Engine
 from onchip.draws import Rounding
 from onchip.drift import Drift
 from onchip.history import Change, History, compare
-from onchip.learn import EngineName, LearnResult, Samples, check_data, learn
+from onchip.learn import EngineName, LearnResult, check_data, learn
+from onchip.samples import Samples
 from onchip.spec import LearningError, Mode, Rule, Spec
 
 AT_ONCE = 1000

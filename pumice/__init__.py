@@ -27,7 +27,8 @@ from lava_export.verify import VerifyResult, verify
 from loihi import Encoding, Network, PumiceError, decide
 from loihi.engine import Engine
 from loihi.limits import check, chip
-from onchip.learn import LearnResult, Samples, accuracy, learn
+from onchip.learn import LearnResult, accuracy, learn
+from onchip.samples import Samples
 from onchip.spec import Local, Rule, Spec
 from trainer.config import TrainConfig
 from trainer.data import Dataset, hold_out, load, save

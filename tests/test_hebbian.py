@@ -26,8 +26,8 @@ from loihi.engine import Engine
 from onchip import checkpoint
 from onchip.draws import ROUNDINGS
 from onchip.front import Front
-from onchip.hebbian import REWARD, Hebbian, HebbianLearner, build, learn, learning, simulate
-from onchip.learn import Samples
+from onchip.hebbian import REWARD, Hebbian, HebbianLearner, build, learn, simulate
+from onchip.samples import Samples
 
 REWARDED = replace(Hebbian.default("reward"), gap=6, depression=1.5)
 
@@ -268,8 +268,8 @@ def test_a_run_that_is_killed_goes_on(mode, tmp_path, monkeypatch):
     network = deep()
     x = noise(network, 40, rate=0.7)
     labels = None if mode == "stdp" else np.arange(40) % 3
-    monkeypatch.setattr(learning, "PIECE", 7)
-    monkeypatch.setattr(learning, "SAVE_AFTER", 0.0)
+    monkeypatch.setattr("onchip.samples.PIECE", 7)
+    monkeypatch.setattr("onchip.samples.SAVE_AFTER", 0.0)
     options = {"mode": mode, "epochs": 2, "seed": 4}
     alone = learn(network, x, labels, **options)
     saved, done = tmp_path / "place", []

@@ -53,33 +53,24 @@ def test_rule_rounding_and_seed_are_handed_on(pumice, tmp_path):
     assert len(set(files)) == len(files)
 
 
-def test_goes_on_from_a_checkpoint(pumice, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("mode", "learner"),
+    [("hidden", Learner), ("stdp", HebbianLearner), ("reward", HebbianLearner)],
+)
+def test_goes_on_from_a_checkpoint(pumice, tmp_path, monkeypatch, mode, learner):
     saved = tmp_path / "place"
-    options = ("--epochs", 3, "--checkpoint", saved)
-    code, first = pumice(*options, out="first.net")
+    options = ("--mode", mode, "--checkpoint", saved, "--epochs")
+    code, first = pumice(*options, 3, out="first.net")
     assert code == 0
-    monkeypatch.setattr(Learner, "learn", None)  # nothing is left to learn
-    code, second = pumice(*options, out="second.net")
-    assert code == 0
-    assert second["accuracy_after"] == first["accuracy_after"]
-    assert netx.read(tmp_path / "first.net") == netx.read(tmp_path / "second.net")
-    code, answer = pumice("--epochs", 2, "--checkpoint", saved)
-    assert code == 1
-    assert "is of another run" in answer["error"]
-
-
-@pytest.mark.parametrize("mode", ["stdp", "reward"])
-def test_learning_by_spikes_goes_on_as_well(pumice, tmp_path, monkeypatch, mode):
-    options = ("--mode", mode, "--epochs", 2, "--checkpoint", tmp_path / "place")
-    code, first = pumice(*options, out="first.net")
-    assert code == 0
-    monkeypatch.setattr(HebbianLearner, "learn", None)  # nothing is left to learn
-    code, second = pumice(*options, out="second.net")
+    monkeypatch.setattr(learner, "learn", None)  # nothing is left to learn
+    code, second = pumice(*options, 3, out="second.net")
     assert code == 0
     assert second["accuracy_after"] == first["accuracy_after"]
     assert netx.read(tmp_path / "first.net") == netx.read(tmp_path / "second.net")
-    code, answer = pumice(*options, "--seed", 7)
-    assert (code, "is of another run" in answer["error"]) == (1, True)
+    for other in ((*options, 2), (*options, 3, "--seed", 7)):
+        code, answer = pumice(*other)
+        assert code == 1
+        assert "is of another run" in answer["error"]
 
 
 @pytest.mark.lava

@@ -34,7 +34,8 @@ from onchip import checkpoint, kernels
 from onchip import learn as learning
 from onchip import plan as plans
 from onchip.engine import Learner, side_by_side
-from onchip.learn import Samples, learn, verify
+from onchip.learn import learn, verify
+from onchip.samples import Samples
 from onchip.simulate import Outcome, simulate
 from onchip.spec import Local, Rule, Spec
 
@@ -286,8 +287,8 @@ class TestCheckpoint:
     @pytest.mark.parametrize("rounding", ["lava", "chip-like"])
     def test_goes_on_to_the_same_weights(self, tmp_path, monkeypatch, rounding):
         """Ended at every place: in the midst of a sample's window, of an epoch, of a training."""
-        monkeypatch.setattr(learning, "PIECE", 3)
-        monkeypatch.setattr(learning, "SAVE_AFTER", 0.0)
+        monkeypatch.setattr("onchip.samples.PIECE", 3)
+        monkeypatch.setattr("onchip.samples.SAVE_AFTER", 0.0)
         x, labels = data(10, 1)
         whole = self.run(x, labels, None, rounding=rounding)
         saved, ended = tmp_path / "place", 0
@@ -367,8 +368,8 @@ class TestCheckpoint:
         """A process that is killed goes on, in another, to the weights of one that was not."""
         code = (
             "import sys; from pathlib import Path; import numpy as np\n"
-            "from onchip_model import data, small, RULE; from onchip import learn\n"
-            "learn.PIECE, learn.SAVE_AFTER = 20, 0.0\n"
+            "from onchip_model import data, small, RULE; from onchip import learn, samples\n"
+            "samples.PIECE, samples.SAVE_AFTER = 20, 0.0\n"
             "x, labels = data(400, 1)\n"
             "said = lambda *_: print('.', flush=True)\n"
             "result = learn.learn(small(1), x, labels, mode='both', rule=RULE,"

@@ -12,8 +12,9 @@ from loihi import Dense, Encoding, decide, reference
 from onchip import history as histories
 from onchip.engine import Learner
 from onchip.history import History, HistoryError, compare
-from onchip.learn import Samples, learn
+from onchip.learn import learn
 from onchip.plan import build, random_network
+from onchip.samples import Samples
 from onchip.spec import LearningError, Rule, Spec
 
 RULE = Rule(gap=4, leak=1000, hidden_rate=-4, readout_rate=-4)
@@ -157,7 +158,7 @@ class TestFile:
 
     def test_goes_on_with_the_checkpoint(self, tmp_path, monkeypatch):
         """Interrupted, and taken up from before the last points: the same as at once."""
-        monkeypatch.setattr("onchip.learn.SAVE_AFTER", 0.0)
+        monkeypatch.setattr("onchip.samples.SAVE_AFTER", 0.0)
         samples, path, saved = Samples(X, NETWORK.encoding), tmp_path / "h.jsonl", tmp_path / "s"
         options = {"mode": "both", "rule": RULE}
         whole = History({"some": WATCHED})
@@ -167,7 +168,7 @@ class TestFile:
         def stop(learner):
             first(learner)
             if learner.samples == 1000:  # the checkpoint stays where it was
-                monkeypatch.setattr("onchip.learn.SAVE_AFTER", 1e9)
+                monkeypatch.setattr("onchip.samples.SAVE_AFTER", 1e9)
             if learner.samples == 1200:
                 raise KeyboardInterrupt
 

@@ -23,8 +23,9 @@ from loihi import (
 )
 from onchip import picture, tasks
 from onchip.drift import Drift
-from onchip.learn import Samples, accuracy, learn
+from onchip.learn import accuracy, learn
 from onchip.plan import random_network
+from onchip.samples import Samples
 from onchip.spec import LearningError, Rule
 
 RULE = Rule(leak=1000, readout_impulse=4, hidden_impulse=16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loihi import Network
-from onchip import checkpoint
 from onchip.draws import ROUNDINGS, Rounding
 from onchip.hebbian.block import HebbianBlock, build
 from onchip.hebbian.lava import simulate
 from onchip.hebbian.learner import HebbianLearner
 from onchip.hebbian.rule import REWARD, Hebbian, Mode
-from onchip.learn import PIECE, SAVE_AFTER
+from onchip.samples import Samples, check, learn_all, order, take
 from onchip.spec import LearningError
 
 ENGINES = ("fast", "lava")
@@ -43,7 +41,7 @@ class HebbianResult:
 
 def learn(
     network: Network,
-    x: Any,
+    x: NDArray[Any] | Samples,
     labels: NDArray[Any] | None = None,
     *,
     mode: Mode = "stdp",
@@ -59,7 +57,7 @@ def learn(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> HebbianResult:
     """Let a layer of ``network`` learn the payloads ``x`` ``[T, N, *input_shape]``, or
-    :class:`onchip.learn.Samples`, by its spikes.
+    :class:`onchip.samples.Samples`, by its spikes.
 
     mode: ``stdp``, or ``reward`` with labels ``[N]`` or rewards ``[N]`` (−1.0..1.0 each).
     rule: its numbers. layer: which learns; None: the last that spikes.
@@ -79,44 +77,24 @@ def learn(
     if engine == "lava" and (rounding != "lava" or saved is not None):
         what = "rounds in its own way alone" if saved is None else "can keep no checkpoint"
         raise LearningError(f"Lava {what}: use the fast engine")
-    if epochs < 1:
-        raise LearningError(f"epochs is {epochs}: at least one is needed")
     block = build(network, mode, rule, layer=layer)
-    samples = _count(network, x)
+    x, samples = check(network, x)
     answers = _answers(network, mode, labels, rewards, samples)
-    rng = np.random.Generator(np.random.PCG64(seed))
-    order = np.concatenate([rng.permutation(samples) for _ in range(epochs)])
+    when = order(samples, epochs, seed)
     given = rewards is not None
     if engine == "lava":
         outcome = simulate(
-            block, _take(x, order), answers[order], given=given, seed=seed, deadline=deadline
+            block, take(x, when), answers[when], given=given, seed=seed, deadline=deadline
         )
         if on_progress is not None:
-            on_progress(len(order), len(order))
-        return _result(block, outcome.learned, len(order), outcome.steps, outcome.seconds)
+            on_progress(len(when), len(when))
+        return _result(block, outcome.learned, len(when), outcome.steps, outcome.seconds)
     learner = HebbianLearner(
-        block, answers[order], given=given, seed=seed, rounding=rounding, threads=None
+        block, answers[when], given=given, seed=seed, rounding=rounding, threads=None
     )
-    run = ""
-    if saved is not None:
-        learns = (network, block.index, block.mode, block.rule, given)
-        run = checkpoint.digest(learner, learns, x.values if hasattr(x, "values") else x)
-        if saved.exists():
-            checkpoint.restore(saved, learner, run)
-    begin = last = time.perf_counter()
-    first = learner.step
-    while learner.samples < len(order):
-        learner.learn(_take(x, order[learner.samples : learner.samples + PIECE]))
-        if on_progress is not None:
-            on_progress(learner.samples, len(order))
-        if saved is not None and time.perf_counter() - last > SAVE_AFTER:
-            checkpoint.write(saved, learner, run)
-            last = time.perf_counter()
-    learner.finish()
-    seconds = time.perf_counter() - begin
-    if saved is not None:
-        checkpoint.write(saved, learner, run)
-    return _result(block, learner.learned, len(order), learner.step - first, seconds)
+    about = (network, block.index, block.mode, block.rule, given)
+    steps, seconds = learn_all(learner, about, x, when, saved, on_progress)
+    return _result(block, learner.learned, len(when), steps, seconds)
 
 
 def _result(
@@ -128,19 +106,6 @@ def _result(
     return HebbianResult(
         block.freeze(learned), samples, steps, seconds, {name: changed}, {name: saturated}
     )
-
-
-def _count(network: Network, x: Any) -> int:
-    """How many samples; raises where they do not fit the network."""
-    some = network.check_payloads(_take(x, np.arange(1)) if hasattr(x, "values") else x)
-    if len(some) != network.time_steps:
-        raise LearningError(
-            f"the data have {len(some)} steps a sample, the network's encoding {network.time_steps}"
-        )
-    samples = len(x.values) if hasattr(x, "values") else some.shape[1]
-    if not samples:
-        raise LearningError("there is no sample to learn from")
-    return samples
 
 
 def _answers(
@@ -172,8 +137,3 @@ def _answers(
             f"labels {said.min()}..{said.max()}: the network has classes 0..{network.classes - 1}"
         )
     return said.astype(np.int64)
-
-
-def _take(x: Any, which: NDArray[Any]) -> NDArray[Any]:
-    taken: NDArray[Any] = x.take(which) if hasattr(x, "values") else x[:, which]
-    return taken
