@@ -3,20 +3,18 @@
 What is multiplied is known here: weights are even integers of eight bits, messages are spikes (or
 payloads of a few bits), most of them 0. So, on the CPU in float32:
 
-- forwards, an int8 product or convolution with 32-bit sums, exact whatever the fan-in;
-- a matrix's gradient, event-driven where few inputs spike (:mod:`trainer.kernels`);
-- everything else through oneDNN, which unlike MKL uses the whole vector width of AMD's processors;
-- images pixel by pixel, all channels of one beside each other (``channels_last``).
+- forwards, an int8 product with 32-bit sums, exact whatever the fan-in;
+- the weights' gradient, event-driven where few inputs spike (:mod:`trainer.kernels`);
+- everything else through oneDNN, which unlike MKL uses the whole vector width of AMD's processors.
 
 Each has torch's plain product beside it, used where the fast one does not apply. The integers are
-the same either way; gradients differ by float32's rounding.
+the same either way; gradients differ by float32's rounding. :mod:`trainer.convolutions` has images.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,151 +122,4 @@ def linear(x: Tensor, weight: Shared, step: float = 0.0, trace: Tensor | None = 
     if not torch.is_grad_enabled():
         return _forward(x, weight, step)
     result: Tensor = _Linear.apply(x, weight.value, weight, step, trace)
-    return result
-
-
-class Geometry(NamedTuple):
-    """Where a convolution's kernels stand: (vertical, horizontal) each."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-
-
-@functools.cache
-def int8_convolution() -> Any:
-    """oneDNN's int8 convolution and what lays weights out for it, if this build has them."""
-    try:
-        return torch.ops.onednn.qconv_prepack, torch.ops.onednn.qconv2d_pointwise
-    except AttributeError:
-        return None
-
-
-def suits_int8(shape: torch.Size, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether :func:`int8_convolution` is there, and right, for images of this shape.
-
-    oneDNN's is not for every geometry: one kernel padded as wide as itself, dilated, ended the
-    process; strides of (1, 2) onto one column of outputs gave wrong sums. So only what thousands of
-    random cases have shown to hold is tried at all, and each case is compared with the plain
-    convolution before its first use.
-    """
-    even = geometry.stride in {(1, 1), (2, 2)} and geometry.dilation == (1, 1)
-    within = all(p < k for p, k in zip(geometry.padding, weight.shape[2:], strict=True))
-    there = int8_convolution() is not None
-    return there and even and within and _is_exact(shape, weight.shape, geometry)
-
-
-@functools.cache
-def _is_exact(shape: torch.Size, kernels: torch.Size, geometry: Geometry) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 2, shape, generator=generator).float()
-    weight = torch.randint(-128, 128, kernels, generator=generator).float()
-    if math.prod(kernels[1:]) * 128 >= 2**24:  # beyond float32's integers
-        return False
-    operators = int8_convolution()
-    try:
-        sums = _int8_sums(x, _pack(weight, 1.0, geometry, shape, operators), operators)
-    except (RuntimeError, TypeError):
-        return False
-    return torch.equal(sums, F.conv2d(x, weight, None, *geometry))
-
-
-class _Packed(NamedTuple):
-    """A convolution's weights as oneDNN wants them, and what its sums are multiplied by."""
-
-    weight: Tensor
-    scale: Tensor
-    zeros: Tensor
-    geometry: Geometry
-
-
-def _pack(
-    weight: Tensor, step: float, geometry: Geometry, shape: torch.Size, operators: Any
-) -> _Packed:
-    """shape: the images'."""
-    scale, zeros = torch.full((len(weight),), step), torch.zeros(len(weight), dtype=torch.int64)
-    integers = (weight.detach() / step).to(torch.int8)
-    return _Packed(operators[0](integers, scale, 1.0, 0, *geometry, shape), scale, zeros, geometry)
-
-
-def _int8_sums(x: Tensor, packed: _Packed, operators: Any) -> Tensor:
-    result: Tensor = operators[1](
-        x.to(torch.uint8), 1.0, 0, packed.weight, packed.scale, packed.zeros, None,
-        *packed.geometry, 1.0, 0, torch.float32, "none", [], "",
-    )  # fmt: skip
-    return result
-
-
-def _pack_once(shared: Shared, step: float, geometry: Geometry, shape: torch.Size) -> _Packed:
-    operators = int8_convolution()
-    packed: _Packed = shared.once(lambda w: _pack(w, step, geometry, shape, operators))
-    return packed
-
-
-def int8_convolve(x: Tensor, weight: Shared, geometry: Geometry, step: float) -> Tensor:
-    """:func:`convolve` of int8 messages, where :func:`suits_int8`."""
-    packed = _pack_once(weight, step, geometry, x.shape)
-    return _int8_sums(x.view(torch.uint8), packed, int8_convolution())
-
-
-class _Convolve(torch.autograd.Function):
-    """A convolution whose forward pass may be int8."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry, packed: _Packed | None
-    ) -> Tensor:
-        ctx.geometry = geometry
-        ctx.save_for_backward(x, weight)
-        return _convolved(x, weight, geometry, packed)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (delta,) = grads
-        x, weight = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            delta, x, weight, None, stride, padding, dilation, False, [0, 0], groups,
-            [*ctx.needs_input_grad[:2], False],
-        )  # fmt: skip
-        return of_x, of_weight, None, None
-
-
-def _convolved(x: Tensor, weight: Tensor, geometry: Geometry, packed: _Packed | None) -> Tensor:
-    if packed is not None:
-        return _int8_sums(x, packed, int8_convolution())
-    if x.device.type == "cpu" and _is_a_column(x.shape[3], weight.shape[3], geometry):
-        # torch 2.13: wrong sums from oneDNN's float32 convolution, of one channel.
-        return F.conv2d(x.double(), weight.double(), None, *geometry).to(x.dtype)
-    return F.conv2d(x, weight, None, *geometry)
-
-
-def _is_a_column(width: int, kernel: int, geometry: Geometry) -> bool:
-    """Whether kernels that step further across than down find place for one step across."""
-    down, across = geometry.stride
-    room = width + 2 * geometry.padding[1] - geometry.dilation[1] * (kernel - 1) - 1
-    return room < across and down < across
-
-
-def convolve(
-    x: Tensor, weight: Tensor, geometry: Geometry, step: float = 0.0, shared: Shared | None = None
-) -> Tensor:
-    """Images ``[N, C, H, W]`` with kernels ``[out, C / groups, kH, kW]``.
-
-    step: where not 0, all weights are multiples of it, at most 127 times it and at least −128
-        times, and the messages integers from 0 to 127: the product is then exact in int8.
-    shared: what the weights were taken from, if all steps of a batch share them.
-    """
-    packed: _Packed | None = None
-    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
-    if step and on_cpu and suits_int8(x.shape, weight, geometry):
-        packed = (
-            _pack(weight, step, geometry, x.shape, int8_convolution())
-            if shared is None
-            else _pack_once(shared, step, geometry, x.shape)
-        )
-    if not torch.is_grad_enabled():
-        return _convolved(x, weight, geometry, packed)
-    result: Tensor = _Convolve.apply(x, weight, geometry, packed)
     return result

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from loihi import formats
 from trainer import grid, kernels
+from trainer.convolutions import int8_convolve, suits_int8
 from trainer.layers import Layer
 from trainer.memory import pixel_by_pixel
 from trainer.neurons import REGISTER, Chip, Hard, State, flat
 from trainer.pools import POOL_WEIGHT, AvgPool, Pooled, square_sums
-from trainer.products import int8_convolve, int8_product, suits_int8, times
+from trainer.products import int8_product, times
 from trainer.shared import Shared
 from trainer.synapses import Conv, Synapse
 

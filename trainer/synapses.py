@@ -15,10 +15,11 @@ from torch.nn import functional as F
 import loihi
 from loihi.errors import PumiceError
 from trainer import grid
+from trainer.convolutions import Geometry, convolve
 from trainer.memory import pixel_by_pixel
 from trainer.neurons import REGISTER
 from trainer.norms import NORMS, BatchNorm, WeightNorm, per_channel
-from trainer.products import Geometry, convolve, linear, times
+from trainer.products import linear, times
 from trainer.shared import Shared
 
 Shape = tuple[int, ...]
