@@ -70,6 +70,11 @@ def plan(group: str) -> dict[str, TrainConfig]:
                 own = replace(base, lr_neuron=GENTLE.get(name, base.lr_neuron))
                 own = replace(own, **WIDE) if group == "wide" else own
                 runs[f"{group}-{base.data}-{name}"] = replace(own, **RULES[name])
+        if group == "wide":  # what of a difference is the seeds'
+            for seed in (1, 2):
+                for name in ("sltt", "stop"):
+                    run = f"wide-{FASHION.data}-{name}"
+                    runs[f"{run}-{seed}"] = replace(runs[run], seed=seed)
     elif group == "grid":
         for seed in range(3):
             for neuron in ("hard", "chip"):

@@ -11,7 +11,8 @@ membrane, which comes from the layers above in the same step,
 
 with α, θ, u and s those of the *receiving* neurons. On the chip w̃ is then one trace a synapse, as
 the receivers reset at different times; one a presynaptic neuron, with the reset left out, is the
-approximation that fits into a chip's or a GPU's memory. A current that outlives its step
+approximation that fits into a chip's or a GPU's memory. Of what is the same in every step, a static
+input or a bias, w̃ = c x with one number c = α (1 − s[t-1]) c + 1 a neuron: always exact. A current that outlives its step
 (du < 4096, β kept of it) puts a trace of its own before each: ũ = β ũ + x[t], w̃ = … + ũ[t], and
 the same with u[t-1] of the current for β.
 """
@@ -95,8 +96,10 @@ class LayerTraces:
         self.decay = beta
         self.keep = kept if self.per_synapse else alpha
         one = torch.ones_like(m)
-        self.constant.update(one, self.keep, beta)
-        self.bias.update(one, self.keep, None)
+        # What is the same in every step needs one number a neuron: STOP's is exact at no cost.
+        constant = kept if self.tracing.neurons else self.keep
+        self.constant.update(one, constant, beta)
+        self.bias.update(one, constant, None)
         if not self.tracing.neurons:
             return
         if name in ("A", "soft"):
