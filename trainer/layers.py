@@ -209,7 +209,7 @@ class Layer(nn.Module):
             else:
                 past = trace.update(x, keep, traces.decay)
         a = _TracedProduct.apply(
-            x, weight.value, weight, synapse, past, traces.per_synapse, self._step(synapse)
+            x, weight.value, weight, synapse, past, traces, self._step(synapse)
         )
         return self._whole(a, synapse)
 
@@ -340,23 +340,24 @@ class _TracedProduct(torch.autograd.Function):
         weight: Shared,
         synapse: Synapse,
         trace: Tensor,
-        per_synapse: bool,
+        traces: LayerTraces,
         step: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, trace)
-        ctx.weight, ctx.synapse, ctx.per_synapse = weight, synapse, per_synapse
+        ctx.save_for_backward(x, trace, traces.left)
+        ctx.weight, ctx.synapse, ctx.per_synapse = weight, synapse, traces.per_synapse
         # A synapse's own fast product, without its gradient.
         return synapse(x, weight, step).detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, trace = ctx.saved_tensors
-        weight: Shared = ctx.weight
-        of_x, of_w = ctx.synapse.gradients(
-            x, trace, ctx.per_synapse, weight.value.detach(), grads[0]
-        )
-        weight.add(of_w)
-        return (of_x if ctx.needs_input_grad[0] else None, *(None,) * 6)
+        x, trace, left = ctx.saved_tensors
+        shared: Shared = ctx.weight
+        synapse: Synapse = ctx.synapse
+        (delta,), weight = grads, shared.value.detach()
+        errors = delta if left is None else delta * left
+        shared.add(synapse.of_weights(trace, ctx.per_synapse, weight, errors))
+        of_x = synapse.of_messages(x, weight, delta) if ctx.needs_input_grad[0] else None
+        return of_x, *(None,) * 6
 
 
 class _TracedBias(torch.autograd.Function):

@@ -152,12 +152,12 @@ class Pooled(Synapse):
     def patches(self, x: Tensor) -> Tensor:
         return super().patches(self.sums(x))
 
-    def gradients(
-        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
+        return self._pixels_of(super().of_messages(self.sums(x), weight, delta), x.shape)
+
+    def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
         trace = trace if per_synapse else self.sums(trace)
-        of_sums, of_w = super().gradients(self.sums(x), trace, per_synapse, weight, delta)
-        return self._pixels_of(of_sums, x.shape), of_w
+        return super().of_weights(trace, per_synapse, weight, delta)
 
 
 class PooledConv(Pooled, Conv):

@@ -94,10 +94,12 @@ class Synapse(nn.Module):
         """A number a neuron ``[N, *output_shape]`` in the layout of per-synapse traces."""
         raise NotImplementedError
 
-    def gradients(
-        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """∂E/∂x with the messages x, and ∂E/∂w with their trace, of an error ``delta``."""
+    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
+        """∂E/∂x of an error ``delta`` ``[N, *output_shape]``."""
+        raise NotImplementedError
+
+    def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
+        """∂E/∂w, with the messages' trace in their place."""
         raise NotImplementedError
 
     def freeze(self) -> loihi.Dense | loihi.Conv:
@@ -131,13 +133,13 @@ class Dense(Synapse):
     def spread(self, keep: Tensor) -> Tensor:
         return keep[..., None]
 
-    def gradients(
-        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        of_x = times(delta, weight.T).view_as(x)
+    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
+        return times(delta, weight.T).view_as(x)
+
+    def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
         if per_synapse:
-            return of_x, torch.einsum("no,noi->oi", delta, trace.expand(*delta.shape, -1))
-        return of_x, times(delta.T, trace.flatten(1).T)
+            return torch.einsum("no,noi->oi", delta, trace.expand(*delta.shape, -1))
+        return times(delta.T, trace.flatten(1).T)
 
     def freeze(self) -> loihi.Dense:
         return loihi.Dense(grid.integers(grid.weight(self.folded()[0])))
@@ -209,22 +211,23 @@ class Conv(Synapse):
     def spread(self, keep: Tensor) -> Tensor:
         return keep.flatten(2)[..., None]
 
-    def gradients(
-        self, x: Tensor, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        def backward(message: Tensor, mask: tuple[bool, bool]) -> tuple[Tensor, Tensor]:
-            of_x, of_w, _ = torch.ops.aten.convolution_backward(
-                delta, message, weight, None, self.stride, self.padding, self.dilation,
-                False, [0, 0], self.groups, [*mask, False],
-            )  # fmt: skip
-            return of_x, of_w
+    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
+        return self._backward(x, weight, delta, True)
 
-        of_x, _ = backward(x, (True, False))
+    def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
         if not per_synapse:
-            return of_x, backward(trace, (False, True))[1]
+            return self._backward(trace, weight, delta, False)
         errors = delta.flatten(2)
         trace = trace.expand(*errors.shape, -1)
-        return of_x, torch.einsum("nol,nolk->ok", errors, trace).view_as(weight)
+        return torch.einsum("nol,nolk->ok", errors, trace).view_as(weight)
+
+    def _backward(self, x: Tensor, weight: Tensor, delta: Tensor, of_x: bool) -> Tensor:
+        found = torch.ops.aten.convolution_backward(
+            delta, x, weight, None, self.stride, self.padding, self.dilation,
+            False, [0, 0], self.groups, [of_x, not of_x, False],
+        )  # fmt: skip
+        result: Tensor = found[0 if of_x else 1]
+        return result
 
     def freeze(self) -> loihi.Conv:
         weight = grid.integers(grid.weight(self.folded()[0]))

@@ -10,11 +10,14 @@ membrane, which comes from the layers above in the same step,
     hard reset w̃ = α (1 − s[t-1]) w̃ + x[t]    θ̃ = 0       α̃ = α (1 − s[t-1]) α̃ + u[t-1] (1 − s[t-1])
 
 with α, θ, u and s those of the *receiving* neurons. On the chip w̃ is then one trace a synapse, as
-the receivers reset at different times; one a presynaptic neuron, with the reset left out, is the
-approximation that fits into a chip's or a GPU's memory. Of what is the same in every step, a static
-input or a bias, w̃ = c x with one number c = α (1 − s[t-1]) c + 1 a neuron: always exact. A current that outlives its step
-(du < 4096, β kept of it) puts a trace of its own before each: ũ = β ũ + x[t], w̃ = … + ũ[t], and
-the same with u[t-1] of the current for β.
+the receivers reset at different times. What fits into a chip's or a GPU's memory is one a
+presynaptic neuron, as if nothing were reset, and what a receiver's resets have left of it::
+
+    w̃_ji ≈ c_j / c x̃_i      x̃ = α x̃ + x[t]    c_j = α (1 − s_j[t-1]) c_j + 1    c = α c + 1
+
+It is exact for what is the same in every step, as a static input or a bias is. A current that
+outlives its step (du < 4096, β kept of it) puts a trace of its own before each: ũ = β ũ + x[t],
+w̃ = … + ũ[t], and the same with u[t-1] of the current for β.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ class Tracing:
 
     neurons: for threshold and leak too (STOP); without, they get no gradient (OTTT).
     per_synapse: a trace a synapse where the neurons' resets need it (exact); else one a presynaptic
-        neuron. Soft-reset neurons with one leak a layer need no more than that to be exact.
+        neuron, and for STOP a number a receiver. Soft-reset neurons with one leak a layer need no
+        more than a presynaptic trace to be exact.
     mean: θ's and α's gradients are averaged over a layer's neurons, not summed.
     """
 
@@ -77,7 +81,9 @@ class LayerTraces:
             tracing.per_synapse and isinstance(neurons.form, Chip)
         )
         self.messages = [Trace() for _ in range(links)]
-        self.constant, self.bias = Trace(), Trace()
+        self.constant, self.bias, self._unreset = Trace(), Trace(), Trace()
+        self.left: Tensor | None = None
+        """What a receiver's resets have left of presynaptic traces; None: all."""
         self.theta: Tensor | None = None
         self.alpha, self.beta = Trace(), Trace()
         self.keep: Tensor = torch.zeros(())
@@ -96,12 +102,14 @@ class LayerTraces:
         self.decay = beta
         self.keep = kept if self.per_synapse else alpha
         one = torch.ones_like(m)
-        # What is the same in every step needs one number a neuron: STOP's is exact at no cost.
-        constant = kept if self.tracing.neurons else self.keep
-        self.constant.update(one, constant, beta)
-        self.bias.update(one, constant, None)
         if not self.tracing.neurons:
+            self.constant.update(one, self.keep, beta)
+            self.bias.update(one, self.keep, None)
             return
+        constant = self.constant.update(one, kept, beta)
+        self.bias.update(one, kept, None)
+        if gate is not None and not self.per_synapse:
+            self.left = constant / self._unreset.update(one.new_ones(()), alpha, beta)
         if name in ("A", "soft"):
             past = torch.zeros_like(m) if self.theta is None else self.theta
             self.theta, drive = alpha * (past - s), m - theta * s

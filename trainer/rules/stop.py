@@ -32,8 +32,8 @@ class STOP:
     """Weight, threshold and leak learned together, by traces.
 
     per_synapse: the exact traces of hard-reset neurons, one a synapse and sample; without, one a
-        presynaptic neuron, the receivers' resets left out. Soft resets and what a static input or a
-        bias brings are exact either way.
+        presynaptic neuron and a number a receiver. Soft resets and what a static input or a bias
+        brings are exact either way.
     mean: gradients of threshold and leak are means over a layer's neurons, not sums.
     """
 
