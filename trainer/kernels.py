@@ -340,3 +340,70 @@ def chip_errors(
     shape = SHAPES.index(surrogate)
     wanted = (delta, to_m, to_s, sums)
     _errors(shape, after, m, s, of_m, of_s, alpha, theta, unit, width, *wanted)
+
+
+@_plain
+def _trace_block(
+    alpha: float, whole: float, m: Array, s: Array,
+    c_before: Array, a_before: Array, c: Array, a: Array, left: Array,
+) -> None:  # fmt: skip
+    one, keep, of = np.float32(1), np.float32(alpha), np.float32(1 / whole)
+    for k in range(len(m)):
+        gate = one - s[k]
+        kept = keep * gate
+        c[k] = kept * c_before[k] + one
+        a[k] = kept * a_before[k] + m[k] * gate
+        left[k] = c[k] * of
+
+
+@_shared_out
+def _traces(
+    alpha: float, whole: float, m: Array, s: Array,
+    c_before: Array, a_before: Array, c: Array, a: Array, left: Array,
+) -> None:  # fmt: skip
+    for block in nb.prange((len(m) + BLOCK - 1) // BLOCK):
+        k = slice(block * BLOCK, (block + 1) * BLOCK)
+        _trace_block(alpha, whole, m[k], s[k], c_before[k], a_before[k], c[k], a[k], left[k])
+
+
+def hard_traces(
+    alpha: float, whole: float, m: Array, s: Array,
+    c_before: Array, a_before: Array, c: Array, a: Array, left: Array,
+) -> None:  # fmt: skip
+    """The traces of hard-reset neurons (see :mod:`trainer.traces`), all flat.
+
+    ``c = α (1 − s) c + 1``, ``a = α (1 − s) a + m (1 − s)``, ``left = c / whole``.
+    """
+    _team(len(m))
+    _traces(alpha, whole, m, s, c_before, a_before, c, a, left)
+
+
+# The order of a sum is the compiler's to choose, as above.
+@nb.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+def _dot(x: Array, y: Array) -> float:
+    total = np.float64(0)
+    for k in range(len(x)):
+        total += x[k] * y[k]
+    return total
+
+
+@_shared_out
+def _traced_errors(
+    shape: int, after: Array, of_s: Array, trace: Array,
+    theta: float, unit: float, width: float, delta: Array, sums: Array,
+) -> None:  # fmt: skip
+    for block in nb.prange(len(sums)):
+        k = slice(block * BLOCK, (block + 1) * BLOCK)
+        d = delta[k]
+        _slopes(shape, after[k], of_s[k], theta, unit, width, d)
+        sums[block, 0] = -_sum(d)
+        sums[block, 1] = _dot(d, trace[k])
+
+
+def traced_errors(
+    surrogate: str, after: Array, of_s: Array, trace: Array,
+    theta: float, unit: float, width: float, delta: Array, sums: Array,
+) -> None:  # fmt: skip
+    """``delta = φ · of_s``, and of each block of it ``sums [blocks, 2]``: −Σ δ and Σ δ · trace."""
+    _team(len(after))
+    _traced_errors(SHAPES.index(surrogate), after, of_s, trace, theta, unit, width, delta, sums)

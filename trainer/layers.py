@@ -207,7 +207,7 @@ class Layer(nn.Module):
                 kept = synapse.spread(keep) if keep.dim() > 0 else keep
                 past = trace.update(synapse.patches(x), kept, traces.decay)
             else:
-                past = trace.update(x, keep, traces.decay)
+                past = trace.update(synapse.traced(x), keep, traces.decay)
         a = _TracedProduct.apply(
             x, weight.value, weight, synapse, past, traces, self._step(synapse)
         )

@@ -27,6 +27,7 @@ import loihi
 from loihi import Encoding, formats
 from trainer import grid, skip
 from trainer.layers import Layer, Ready, plus
+from trainer.memory import pixel_by_pixel
 from trainer.neurons import REGISTER, State, current
 from trainer.norms import WEIGHT_STD, BatchNorm, Moments, WeightNorm
 from trainer.pools import AvgPool
@@ -302,7 +303,7 @@ class SpikingNetwork(nn.Module):
         before = self._states[index]
         if before is None:
             shape = (self._x.shape[1], *layer.synapse.output_shape)
-            before = layer.rest(self._x.new_zeros(shape), ready)
+            before = layer.rest(pixel_by_pixel(self._x.new_zeros(shape)), ready)
         beta = None if ready.beta is None else ready.beta.value
         traces.advance(before, ready.alpha.value, beta)
 

@@ -226,7 +226,7 @@ class _Step(torch.autograd.Function):
         form: Form,
         surrogate: Surrogate,
     ) -> tuple[Tensor, Tensor]:
-        ctx.fused = form.name == "chip" and _can_fuse(i, m, s, alpha, theta)
+        ctx.fused = form.name == "chip" and can_fuse(i, m, s, alpha, theta)
         if ctx.fused:
             after, spikes = torch.empty_like(i), torch.empty_like(i)
             limit = float(formats.STATE_MAX - 1)
@@ -248,7 +248,7 @@ class _Step(torch.autograd.Function):
             return (None,) * 8
         after, m, s, theta_before, alpha, theta = ctx.saved_tensors
         # One order of axes, else sums would be taken in another order from time to time.
-        of_m, of_s = (None if g is None else _like(g, after) for g in (of_m, of_s))
+        of_m, of_s = (None if g is None else like(g, after) for g in (of_m, of_s))
         if ctx.fused:
             return _fused_errors(ctx, of_m, of_s)
         delta, theta_grad = of_m, None
@@ -261,7 +261,7 @@ class _Step(torch.autograd.Function):
         return (delta, *before, theta_grad, None, None)
 
 
-def _can_fuse(*tensors: Tensor) -> bool:
+def can_fuse(*tensors: Tensor) -> bool:
     """Whether the compiled step takes these: states, then α and θ, which must be one a layer."""
     *states, alpha, theta = tensors
     shape = states[0].shape
@@ -290,7 +290,7 @@ def fits(x: Tensor, limit: float) -> bool:
     return known and bool(kernels.within(flat(x)[0], limit))
 
 
-def _like(x: Tensor, other: Tensor) -> Tensor:
+def like(x: Tensor, other: Tensor) -> Tensor:
     """The same numbers in the other's order of axes."""
     return x if x.stride() == other.stride() else torch.empty_like(other).copy_(x)
 
@@ -367,7 +367,7 @@ class _Current(torch.autograd.Function):
         if not (needs_u or needs_beta):
             return delta, None, None
         u, beta = ctx.saved_tensors
-        delta = _like(delta, u)
+        delta = like(delta, u)
         return delta, beta * delta if needs_u else None, (delta * u).sum() if needs_beta else None
 
 

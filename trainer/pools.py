@@ -129,6 +129,8 @@ class Pooled(Synapse):
 
     pool: int | None
     """None: one square of all pixels."""
+    squares: Shape
+    """Channels, and how many squares there are down and across."""
 
     def sums(self, x: Tensor) -> Tensor:
         """Messages added up over each square."""
@@ -137,11 +139,16 @@ class Pooled(Synapse):
         total: Tensor = _SumPool.apply(x, self.pool, None)
         return total
 
-    def _pixels_of(self, sums: Tensor, shape: torch.Size) -> Tensor:
+    def _pixels_of(
+        self,
+        sums: Tensor,
+        shape: torch.Size,
+        order: torch.memory_format = torch.contiguous_format,
+    ) -> Tensor:
         """A number for each sum, at all the pixels that are added up in it."""
         if self.pool is None:
-            return sums[..., None, None].expand(shape)
-        return over_squares(sums, self.pool, shape)
+            return sums.view(*sums.shape[:2], 1, 1).expand(shape)
+        return over_squares(sums, self.pool, shape, order)
 
     def forward(self, x: Tensor, weight: Shared, step: float = 0.0) -> Tensor:
         return super().forward(self.sums(x), weight, step)
@@ -152,12 +159,13 @@ class Pooled(Synapse):
     def patches(self, x: Tensor) -> Tensor:
         return super().patches(self.sums(x))
 
-    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
-        return self._pixels_of(super().of_messages(self.sums(x), weight, delta), x.shape)
+    def traced(self, x: Tensor) -> Tensor:
+        return self.sums(x)
 
-    def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
-        trace = trace if per_synapse else self.sums(trace)
-        return super().of_weights(trace, per_synapse, weight, delta)
+    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
+        shape, form = (len(x), *self.squares), order(x)
+        sums = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
+        return self._pixels_of(super().of_messages(sums, weight, delta), x.shape, form)
 
 
 class PooledConv(Pooled, Conv):
@@ -175,14 +183,15 @@ class PooledConv(Pooled, Conv):
         stride: int | Pair = 1,
         groups: int = 1,
     ) -> None:
-        super().__init__(_squares(shape, pool), out, kernel, padding, stride, 1, groups)
+        squares = _squares(shape, pool)
+        super().__init__(squares, out, kernel, padding, stride, 1, groups)
         if max(self.padding) and (shape[1] % pool or shape[2] % pool):
             size = f"{shape[1]}x{shape[2]}"
             raise ModelError(
                 f"{size} pixels do not divide into {pool}x{pool}, and the rest would stand where "
                 "the convolution has its padding: use no padding, or another size"
             )
-        self.pool, self.pixels = pool, pool**2
+        self.squares, self.pool, self.pixels = squares, pool, pool**2
         self.fan_in *= self.pixels
 
     def freeze(self) -> loihi.Conv:
@@ -201,12 +210,12 @@ class PooledDense(Pooled, Dense):
     def __init__(self, shape: Shape, out: int, pool: int | None = None) -> None:
         squares = _squares(shape, pool)
         super().__init__(squares, out)
-        self._image, self._squares, self.pool = shape, squares, pool
+        self._image, self.squares, self.pool = shape, squares, pool
         self.pixels = math.prod(shape[1:]) if pool is None else pool**2
         self.fan_in *= self.pixels
 
     def freeze(self) -> loihi.Dense:
         weight = grid.weight(self.folded()[0])
-        sums = weight if self.pool is None else weight.unflatten(1, self._squares)
+        sums = weight if self.pool is None else weight.unflatten(1, self.squares)
         whole = self._pixels_of(sums, torch.Size((len(weight), *self._image)))
         return loihi.Dense(grid.integers(whole.flatten(1)))

@@ -90,16 +90,20 @@ class Synapse(nn.Module):
         """The messages as each neuron sees them, ``[N, 1 or positions, …]``: see per_synapse."""
         raise NotImplementedError
 
+    def traced(self, x: Tensor) -> Tensor:
+        """The messages as a trace a presynaptic neuron holds them."""
+        return x
+
     def spread(self, keep: Tensor) -> Tensor:
         """A number a neuron ``[N, *output_shape]`` in the layout of per-synapse traces."""
         raise NotImplementedError
 
     def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
-        """∂E/∂x of an error ``delta`` ``[N, *output_shape]``."""
+        """∂E/∂x of an error ``delta`` ``[N, *output_shape]``; of x only its shape is looked at."""
         raise NotImplementedError
 
     def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
-        """∂E/∂w, with the messages' trace in their place."""
+        """∂E/∂w, with a trace in the messages' place: of :meth:`traced`, or of :meth:`patches`."""
         raise NotImplementedError
 
     def freeze(self) -> loihi.Dense | loihi.Conv:

@@ -26,10 +26,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.neurons import Chip, Neurons, State
+from trainer import kernels
+from trainer.neurons import Chip, Neurons, State, can_fuse, flat, like
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,17 @@ class Trace:
     ) -> Tensor:
         """``keep · trace + x``; shape: of x, when it meets ``keep``."""
         if beta is not None:
-            self._current = x if self._current is None else beta * self._current + x
+            self._current = x if self._current is None else _plus(x, beta, self._current)
             x = self._current
         x = shape(x)
-        self.value = x if self.value is None else keep * self.value + x
+        self.value = x if self.value is None else _plus(x, keep, self.value)
         return self.value
+
+
+def _plus(x: Tensor, keep: Tensor, past: Tensor) -> Tensor:
+    if keep.dim() == 0 and x.device.type == "cpu":
+        return torch.add(x, past, alpha=float(keep))  # one pass over memory
+    return keep * past + x
 
 
 class LayerTraces:
@@ -96,8 +104,12 @@ class LayerTraces:
         alpha, beta: what is kept of membrane and current.
         """
         m, s, theta = before.m, before.s, before.theta
-        name = self.neurons.form.name
-        gate = 1 - s if isinstance(self.neurons.form, Chip) else None
+        name, hard = self.neurons.form.name, isinstance(self.neurons.form, Chip)
+        plain = hard and self.tracing.neurons and beta is None and not self.per_synapse
+        if plain and can_fuse(m, s, alpha, theta):
+            self._advance_in_one_pass(m, s, alpha)
+            return
+        gate = 1 - s if hard else None
         kept = alpha if gate is None else alpha * gate
         self.decay = beta
         self.keep = kept if self.per_synapse else alpha
@@ -122,6 +134,16 @@ class LayerTraces:
         self.alpha.update(drive, kept, None)
         if beta is not None and before.u is not None:
             self.beta.update(before.u, kept, beta)
+
+    def _advance_in_one_pass(self, m: Tensor, s: Tensor, alpha: Tensor) -> None:
+        """:meth:`advance` of hard-reset neurons without a current, compiled."""
+        traces, self.keep = (self.constant, self.alpha), alpha
+        past = [torch.zeros_like(m) if t.value is None else like(t.value, m) for t in traces]
+        c, a, left = (torch.empty_like(m) for _ in range(3))
+        whole = self._unreset.update(m.new_ones(()), alpha, None)
+        kernels.hard_traces(float(alpha), float(whole), *flat(m, s, *past, c, a, left))
+        self.constant.value = self.bias.value = c
+        self.alpha.value, self.left = a, left
 
 
 class _TracedSpike(torch.autograd.Function):
@@ -148,15 +170,26 @@ class _TracedSpike(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         after, theta, alpha, beta = ctx.saved_tensors
         traces: LayerTraces = ctx.traces
-        delta = traces.neurons.surrogate.slope(after, theta).mul_(grads[0])
+        neurons, of_s = traces.neurons, like(grads[0], after)
+        of_theta, of_alpha, of_beta = ctx.then
+        scale = 1.0 if not traces.tracing.mean else theta.numel() * len(after) / after.numel()
+        _, needs_theta, needs_alpha, needs_beta = ctx.needs_input_grad[:4]
+        if of_alpha is not None and of_theta is None and of_beta is None:
+            trace = like(of_alpha, after)
+            if can_fuse(after, of_s, trace, alpha, theta):
+                delta, to_theta, to_alpha = _in_one_pass(neurons, after, of_s, trace, theta)
+                return (
+                    delta,
+                    theta.new_tensor(to_theta * scale) if needs_theta else None,
+                    alpha.new_tensor(to_alpha * scale) if needs_alpha else None,
+                    *(None,) * 4,
+                )
+        delta = neurons.surrogate.slope(after, theta).mul_(of_s)
         if not traces.tracing.neurons:
             return (delta, *(None,) * 6)
-        of_theta, of_alpha, of_beta = ctx.then
-        scale = 1.0 if not traces.tracing.mean else theta.numel() * len(delta) / delta.numel()
-        _, needs_theta, needs_alpha, needs_beta = ctx.needs_input_grad[:4]
 
-        def total(trace: Tensor, like: Tensor) -> Tensor:
-            return (delta * trace).sum_to_size(like.shape) * scale
+        def total(trace: Tensor, of: Tensor) -> Tensor:
+            return (delta * trace).sum_to_size(of.shape) * scale
 
         one = torch.ones((), dtype=delta.dtype, device=delta.device)
         return (
@@ -168,6 +201,20 @@ class _TracedSpike(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _in_one_pass(
+    neurons: Neurons, after: Tensor, of_s: Tensor, trace: Tensor, theta: Tensor
+) -> tuple[Tensor, float, float]:
+    """δ, −Σ δ and Σ δ · trace, compiled."""
+    delta, phi = torch.empty_like(after), neurons.surrogate
+    sums = np.empty((-(-after.numel() // kernels.BLOCK), 2))
+    level = float(theta)
+    unit, width = level if phi.unit is None else float(phi.unit), float(phi.width)  # type: ignore
+    at, error, past, out = flat(after, of_s, trace, delta)
+    kernels.traced_errors(phi.shape, at, error, past, level, unit, width, out, sums)
+    of_theta, of_alpha = sums.sum(axis=0)
+    return delta, of_theta, of_alpha
 
 
 def traced_spike(
