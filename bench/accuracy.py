@@ -41,7 +41,7 @@ RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},
     "bptt": {"rule": "bptt"},
     "bptt_detached": {"rule": "bptt", "detach_reset": True},
-    "stop": {"rule": "stop"},
+    "stop": {"rule": "stop", "lr_neuron": 0.0002},
     "sltt_k1": {"rule": "sltt_k", "k": 1},
     "sltt_k2": {"rule": "sltt_k", "k": 2},
     "ottt": {"rule": "ottt"},
@@ -51,7 +51,8 @@ RULES: dict[str, dict[str, Any]] = {
     "bptt_checkpoint": {"rule": "bptt_checkpoint"},
 }
 SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
-# Full BPTT drives the last threshold down to 1 at the default of 0.002, and its gradients up.
+# Full BPTT drives the last threshold down to 1 at the default of 0.002, and its gradients up; stop
+# does so on the mlp, where seed 2's training loss rises with it.
 GENTLE = {"bptt": 0.0002, "bptt_detached": 0.0002}
 LENET_RULES = ("sltt", "bptt", "bptt_detached", "stop", "sltt_k2", "tt_lbp_4_1", "tt_lbp_2_2")
 

@@ -453,12 +453,17 @@ def _main(arguments: list[str] | None, place: Path) -> int:
         if not 1 <= options.samples <= known:
             raise Refused(f"--samples {options.samples}: there are 1 to {known}")
         folder.first(options.samples)
-    # Users of Loihi 2 say that its LIFReset takes powers of two; the simulator takes any.
-    interval = options.interval or 1 << (steps - 1).bit_length()
-    if interval < steps:
-        raise Refused(f"--interval {interval}: a sample lasts {steps} steps")
     if options.input_lag < 0:
         raise Refused(f"--input-lag {options.input_lag}: 0 steps at least")
+    least, why = steps, f"a sample lasts {steps} steps"
+    way = 1 + options.input_lag + max(folder.settings["arrivals"])
+    if folder.settings["delays"] and way > steps:
+        # What a layer sends before its reset arrives after the next one's.
+        least, why = way, f"a sample takes {way} steps to the last layer, and there are delays"
+    # Users of Loihi 2 say that its LIFReset takes powers of two; the simulator takes any.
+    interval = options.interval or 1 << (least - 1).bit_length()
+    if interval < least:
+        raise Refused(f"--interval {interval}: {why}")
     _require_lava()
     mode = "simulated" if options.simulate else "loihi2"
     where = "SIMULATED in Lava on this CPU, on no chip" if options.simulate else "on Loihi 2"

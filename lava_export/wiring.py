@@ -122,13 +122,18 @@ def apart(network: Network) -> bool:
 
 
 def interval(network: Network) -> int:
-    """Steps from a sample to the next: T, and in a graph a pause as long as its longest delay."""
+    """Steps from a sample to the next, and between two resets: T, and in a graph a pause as long as
+    its longest delay. In a chain with delays, whose samples are :func:`apart`, at least so many
+    that no layer is reset before the sample reaches it: what it sent till then is still to come.
+    """
+    steps = network.time_steps
+    if network.is_chain:
+        return max(steps, 1 + max(arrivals(network))) if network.has_delays else steps
     longest = 0
-    if not network.is_chain:
-        for index in range(len(network.layers)):
-            for _, synapse, _ in heard(network, index):
-                longest = max(longest, *delays(synapse))
-    return network.time_steps + longest
+    for index in range(len(network.layers)):
+        for _, synapse, _ in heard(network, index):
+            longest = max(longest, *delays(synapse))
+    return steps + longest
 
 
 def processes(network: Network) -> int:

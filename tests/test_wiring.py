@@ -244,6 +244,24 @@ def test_every_kind_of_network_in_lava(tmp_path: Path) -> None:
     check_in_lava(several, inputs, tmp_path)
 
 
+@pytest.mark.lava
+@pytest.mark.exactness
+@pytest.mark.parametrize("steps", [1, 2])
+def test_samples_shorter_than_their_way(steps: int, tmp_path: Path) -> None:
+    """Nothing is reset before a sample is there: what biases cause till then is delayed into it."""
+    ticking = Neuron(4096, 0, 4000, bias=3000)  # fires in its second step, one before its reset
+    layers = (
+        Layer(Dense(w(RNG(0), 3, 2)), Neuron(4096, 700, 60)),
+        Layer(Dense(w(RNG(1), 4, 3)), ticking),
+        Layer(Dense(w(RNG(2), 2, 4), np.ones((2, 4), dtype=int)), INTEGRATOR),
+    )
+    network = Network((2,), layers, Encoding("events", steps))
+    assert max(network.arrivals) >= steps
+    x = drive(network, RNG(7))
+    assert reference.run(network, x, ("u",)).u[-1].any()
+    check_in_lava([network], [x], tmp_path, lively=False)
+
+
 ANY = st.one_of(
     graphs(soft=True), networks(soft=True), networks(graded=True), resonating(), graphs()
 )
@@ -352,6 +370,8 @@ def test_pauses_are_as_long_as_the_longest_delay() -> None:
     # a chain with delays has no clean start but the first
     chain = soft_chain_with_delays(RNG(0))
     assert (wiring.interval(chain), wiring.apart(chain), wiring.apart(network)) == (4, True, False)
+    short = replace(chain, encoding=replace(chain.encoding, time_steps=2))
+    assert wiring.interval(short) == 4  # the last layer is three steps behind
     assert wiring.apart(sigma_delta(RNG(0)))
 
 
