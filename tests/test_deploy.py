@@ -53,6 +53,17 @@ def delayed() -> Network:
     return Network((9,), layers, Encoding("events", 5))
 
 
+def short_and_delayed() -> Network:
+    """Whose second layer fires before the sample of one step is there."""
+    rng = np.random.default_rng(8)
+    layers = (
+        Layer(Dense(2 * rng.integers(-120, 127, (3, 2))), Neuron(4096, 700, 60)),
+        Layer(Dense(2 * rng.integers(-120, 127, (4, 3))), Neuron(4096, 0, 4000, bias=3000)),
+        Layer(Dense(2 * rng.integers(-120, 127, (3, 4)), np.ones((3, 4), dtype=int)), INTEGRATOR),
+    )
+    return Network((2,), layers, Encoding("events", 1))
+
+
 def written(network: Network, out: Path, samples: int = 3) -> np.ndarray:
     x = data(network, samples)
     deploy.write(network, x, out, LOIHI2)
@@ -354,40 +365,40 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 def test_simulated_it_finds_nothing(tmp_path: Path) -> None:
     """Images with biases, delays, input neurons, spikes as readout; any interval; and a network in
     which one weight is another, where it finds that."""
-    networks = [image(), delayed(), injected(), vector()]
+    networks = [image(), delayed(), injected(), short_and_delayed(), vector()]
     places = [tmp_path / str(index) for index in range(len(networks) + 1)]
     for network, place in zip(networks, places, strict=False):
         written(network, place)
-    shutil.copytree(places[3], places[4])
+    shutil.copytree(places[4], places[5])
     layer = vector().layers[1]
     weight = layer.synapse.weight.copy()  # type: ignore[union-attr]
     weight[2, 5] -= 60
     netx.write(
-        vector().with_layer(1, replace(layer, synapse=Dense(weight))), places[4] / "model.net"
+        vector().with_layer(1, replace(layer, synapse=Dense(weight))), places[5] / "model.net"
     )
-    settings = json.loads((places[4] / "settings.json").read_text())["settings"]
-    digest = hashlib.sha256((places[4] / "model.net").read_bytes()).hexdigest()
+    settings = json.loads((places[5] / "settings.json").read_text())["settings"]
+    digest = hashlib.sha256((places[5] / "model.net").read_bytes()).hexdigest()
     settings["sha256"]["model.net"] = digest
     seal = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    (places[4] / "settings.json").write_text(json.dumps({"sha256": seal, "settings": settings}))
-    more: list[list[str]] = [[], [], [], ["--interval", "7", "--layers", "last"], []]
+    (places[5] / "settings.json").write_text(json.dumps({"sha256": seal, "settings": settings}))
+    more: list[list[str]] = [[], [], [], [], ["--interval", "7", "--layers", "last"], []]
     done = supervise.run(
         board_jobs.simulate, deadline=300, places=[str(place) for place in places], arguments=more
     )
-    assert done["codes"] == [0, 0, 0, 0, 1], done["logs"]
+    assert done["codes"] == [0, 0, 0, 0, 0, 1], done["logs"]
     for log in done["logs"]:
         assert "SIMULATED in Lava on this CPU, on no chip" in log.splitlines()[0]
     results = [json.loads((place / "result.json").read_text()) for place in places]
-    for network, result in zip(networks[:3], results, strict=False):
+    for network, result in zip(networks[:4], results, strict=False):
         neurons = sum(int(np.prod(shape)) for shape in network.shapes)
         assert result["compared"] == 3 * (neurons * network.time_steps + network.classes)
         assert (result["mismatches"], result["mode"]) == (0, "simulated")
         assert result["models"]["LIFReset"] == "PyLifResetModelBitAcc"
-    assert [result["interval"] for result in results[:4]] == [8, 8, 8, 7]
-    assert [layer["layer"] for layer in results[3]["layers"]] == [vector().names[1]]
-    expected = reference.predict(netx.read(places[4] / "model.net"), data(vector(), 3))
+    assert [result["interval"] for result in results[:5]] == [8, 8, 8, 4, 7]
+    assert [layer["layer"] for layer in results[4]["layers"]] == [vector().names[1]]
+    expected = reference.predict(netx.read(places[5] / "model.net"), data(vector(), 3))
     wrong = int((expected != reference.predict(vector(), data(vector(), 3))).sum())
-    assert results[4]["mismatches"] == results[4]["scores"]["wrong"] == wrong > 0
+    assert results[5]["mismatches"] == results[5]["scores"]["wrong"] == wrong > 0
 
 
 @pytest.mark.lava
