@@ -84,15 +84,15 @@ def learn_all(
     learner: Learner,
     about: Any,
     x: NDArray[Any] | Samples,
-    order: NDArray[np.intp],
+    when: NDArray[np.intp],
     saved: Path | None,
     on_progress: Callable[[int, int], None] | None,
     on_piece: Callable[[], None] | None = None,
 ) -> tuple[int, float]:
     """All samples: the steps that were taken, and the seconds that they took.
 
-    about: what learns, for the digest of a checkpoint. saved: the checkpoint, written every 20
-    seconds and at the end; where it is there, learning goes on from it.
+    about: what learns, for the digest of a checkpoint. when: their :func:`order`. saved: the
+    checkpoint, written every 20 seconds and at the end; where it is there, learning goes on from it.
     """
     run = ""
     if saved is not None:
@@ -101,10 +101,10 @@ def learn_all(
             checkpoint.restore(saved, learner, run)
     begin = last = time.perf_counter()
     first = learner.step
-    while learner.samples < len(order):
-        learner.learn(take(x, order[learner.samples : learner.samples + PIECE]))
+    while learner.samples < len(when):
+        learner.learn(take(x, when[learner.samples : learner.samples + PIECE]))
         if on_progress is not None:
-            on_progress(learner.samples, len(order))
+            on_progress(learner.samples, len(when))
         if on_piece is not None:
             on_piece()
         if saved is not None and time.perf_counter() - last > SAVE_AFTER:

@@ -71,12 +71,15 @@ def test_convolutions_are_exact(
 
 
 @pytest.mark.parametrize("step", [0.0, 128.0])
-def test_gradients_of_a_convolution(step: float) -> None:
+@pytest.mark.parametrize(
+    "where", [Geometry((2, 1), (1, 2), (1, 2), 2), Geometry((2, 2), (1, 1), (1, 1), 2)]
+)
+def test_gradients_of_a_convolution(where: Geometry, step: float) -> None:
     generator = torch.Generator().manual_seed(2)
     weight = 128.0 * torch.randint(-128, 128, (6, 2, 3, 2), generator=generator)
     x = torch.randint(0, 3, (5, 4, 9, 8), generator=generator).float()
-    errors = torch.randn((5, 6, 5, 10), generator=generator)
-    where = Geometry((2, 1), (1, 2), (1, 2), 2)
+    assert convolutions.suits_int8(x.shape, weight, where) == (where.dilation == (1, 1))
+    errors = torch.randn(F.conv2d(x, weight, None, *where).shape, generator=generator)
     found = []
     for ours in (True, False):
         one, other = (tensor.clone().requires_grad_() for tensor in (x, weight))
