@@ -92,7 +92,7 @@ def learn_all(
     """All samples: the steps that were taken, and the seconds that they took.
 
     about: what learns, for the digest of a checkpoint. when: their :func:`order`. saved: the
-    checkpoint, written every 20 seconds and at the end; where it is there, learning goes on from it.
+    checkpoint, written every 20 seconds and at the end; where it is, learning goes on from it.
     """
     run = ""
     if saved is not None:
