@@ -25,18 +25,19 @@ from torch import Tensor, nn
 
 import loihi
 from loihi import Encoding, formats
+from loihi.network import INPUT
 from trainer import grid, skip
+from trainer.calibration import calibrate
 from trainer.layers import Layer, Ready, plus
 from trainer.memory import pixel_by_pixel
-from trainer.neurons import REGISTER, State, current
-from trainer.norms import WEIGHT_STD, BatchNorm, Moments, WeightNorm
+from trainer.neurons import State, current
+from trainer.norms import BatchNorm, Moments
 from trainer.pools import AvgPool
 from trainer.shared import Shared
-from trainer.synapses import ModelError, Shape, Synapse
+from trainer.synapses import ModelError, Shape
 from trainer.traces import LayerTraces, Tracing
 
 __all__ = ["ModelError", "Shape", "SpikingNetwork"]
-INPUT = -1
 
 
 @dataclass
@@ -488,113 +489,12 @@ class SpikingNetwork(nn.Module):
 
     # --- parameters ---------------------------------------------------------------------------
 
-    @torch.no_grad()
     def calibrate(self, x: Tensor, generator: torch.Generator) -> None:
-        """New weights, and thresholds that suit them and the data: layer after layer, on a batch.
+        """New weights, and thresholds that suit them and the payloads ``[T, N, *input_shape]``.
 
-        On the grid, weights are drawn from N(0, 16²), else from N(0, 1/fan-in); a threshold becomes
-        the root mean square of its layer's synaptic input, so that some neurons spike at once, most
-        in a few steps, and some never. The outputs' temperature is their root mean square, as a
-        power of two. Batch norms start from the statistics of this batch.
+        See :func:`trainer.calibration.calibrate`.
         """
-        self.reset(x)
-        uses = [
-            max(
-                [
-                    k
-                    for k in range(len(self.chain))
-                    if any(index in s for s in self.sources(k)) or self.chain[k].carry == index
-                ],
-                default=-1,
-            )
-            for index in range(len(self.chain))
-        ]
-        spikes: dict[int, Tensor] = {}
-        received: dict[int, list[Tensor]] = {}
-        offsets: dict[int, Tensor | None] = {}
-        local = iter(self.local_layers.items())
-        waiting = next(local, None)
-        for index, layer in enumerate(self.chain):
-            for synapse in layer.synapses:
-                _draw(synapse, layer.on_grid, generator)
-            totals = self._calibrated(index, layer, x, spikes)
-            offset = layer.offset()
-            if layer.carry is not None:
-                totals = [a + b for a, b in zip(totals, received[layer.carry], strict=True)]
-                offset = plus(offset, offsets[layer.carry])
-            received[index], offsets[index] = totals, offset
-            rms = _rms(totals, layer.on_grid)
-            if layer.neurons is None:
-                self.temperature.fill_(_temperature(rms, layer.on_grid))
-                break
-            _set_threshold(layer, rms)
-            spikes[index] = self._rollout(index, layer, totals, offset)
-            if waiting is not None and waiting[0] == index:
-                self._calibrate_local(waiting[1], spikes[index], generator)
-                waiting = next(local, None)
-            for old in [k for k in spikes if uses[k] <= index and k != index]:
-                spikes.pop(old)
-            for old in [k for k in received if uses[k] <= index and k != index]:
-                received.pop(old)
-
-    def _calibrated(
-        self, index: int, layer: Layer, x: Tensor, spikes: dict[int, Tensor]
-    ) -> list[Tensor]:
-        """What a layer receives in each step through its own synapses, those of loops left out."""
-        totals: list[Tensor] = []
-        for number, (synapse, sources) in enumerate(
-            zip(layer.synapses, self.sources(index), strict=True)
-        ):
-            if not all(s == INPUT or s in spikes for s in sources):
-                continue
-
-            def message(t: int, sources: tuple[int, ...] = sources) -> Tensor:
-                parts = [x[t] if s == INPUT else spikes[s][t] for s in sources]
-                return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
-
-            steps = 1 if sources == (INPUT,) and x.stride(0) == 0 else len(x)
-            norm = synapse.norm
-            if isinstance(norm, BatchNorm):
-                weight = synapse.real_weights()
-                raw = torch.stack([synapse.plain(message(t), weight) for t in range(steps)])
-                over = [d for d in range(raw.dim()) if d != 2]
-                var, mean = torch.var_mean(raw, dim=over, unbiased=False)
-                norm.running_mean.copy_(mean)
-                norm.running_var.copy_(var)
-                norm.gamma.fill_(float(var.mean().sqrt()))
-                norm.beta.zero_()
-            ready = layer.prepare(Shared)
-            currents = [layer.receive(number, message(t), ready)[0] for t in range(steps)]
-            currents *= len(x) if steps == 1 else 1
-            totals = [a + b for a, b in zip(totals, currents, strict=True)] if totals else currents
-        if not totals:
-            shape = (x.shape[1], *layer.synapse.output_shape)
-            totals = [x.new_zeros(shape) for _ in range(len(x))]
-        return totals
-
-    def _rollout(
-        self, index: int, layer: Layer, totals: list[Tensor], offset: Tensor | None
-    ) -> Tensor:
-        """The layer's spikes ``[T, N, *shape]``, its own recurrence included."""
-        ready, state, out = layer.prepare(Shared, offset=offset), None, []
-        for a in totals:
-            if state is not None:
-                for number, sources in enumerate(self.sources(index)):
-                    if sources == (index,):
-                        a = a + layer.receive(number, state.s, ready)[0]
-            state = layer.advance(layer.wrap(a), state, ready)
-            out.append(state.s)
-        return torch.stack(out)
-
-    def _calibrate_local(self, layer: Layer, spikes: Tensor, generator: torch.Generator) -> None:
-        _draw(layer.synapse, layer.on_grid, generator)
-        ready = layer.prepare(Shared)
-        rms = _rms([layer.receive(0, s, ready)[0] for s in spikes], layer.on_grid)
-        if layer.neurons is not None:
-            _set_threshold(layer, rms)
-        else:
-            place = list(self.local_layers.values()).index(layer)
-            self.local_temperatures[place] = _temperature(rms, layer.on_grid)
+        calibrate(self, x, generator)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -651,31 +551,3 @@ class SpikingNetwork(nn.Module):
 def _sources(index: int, layer: Layer) -> list[tuple[int, ...]]:
     first = (index - 1,) if layer.sources is None else layer.sources
     return [first, *(link.sources for link in layer.links)]
-
-
-def _draw(synapse: Synapse, on_grid: bool, generator: torch.Generator) -> None:
-    if isinstance(synapse, AvgPool):
-        return
-    weight = synapse.weight
-    assert isinstance(weight, Tensor)
-    normed = isinstance(synapse.norm, WeightNorm)
-    spread = WEIGHT_STD if on_grid or normed else 1 / math.sqrt(weight[0].numel())
-    weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
-
-
-def _rms(currents: list[Tensor], on_grid: bool) -> float:
-    """The root mean square of synaptic input, in weight units; at least 1 on the grid."""
-    square = sum(float(a.square().mean()) for a in currents) / len(currents)
-    return max(math.sqrt(square) / REGISTER, 1.0) if on_grid else max(math.sqrt(square), 1e-3)
-
-
-def _temperature(rms: float, on_grid: bool) -> float:
-    return float(2.0 ** round(math.log2(rms))) * (REGISTER if on_grid else 1.0)
-
-
-def _set_threshold(layer: Layer, rms: float) -> None:
-    assert layer.neurons is not None
-    if isinstance(layer.synapse, AvgPool):
-        return
-    level = float(min(round(rms), formats.VTH_MAX // 4)) if layer.on_grid else rms
-    layer.neurons.vth.fill_(level)

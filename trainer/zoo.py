@@ -24,8 +24,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from loihi import Encoding, formats
+from loihi.network import INPUT
 from trainer.layers import Layer, Link
-from trainer.models import INPUT, SpikingNetwork
+from trainer.models import SpikingNetwork
 from trainer.neurons import FORMS, Neurons
 from trainer.pools import AvgPool, PooledConv, PooledDense
 from trainer.surrogates import Surrogate
