@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import loihi
 from loihi import engine, reference
 from loihi.errors import PumiceError
 from trainer import checkpoint, data, loop
@@ -287,6 +288,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
         ({"surrogate": "square"}, "surrogate 'square' is unknown"),
         ({"per_neuron": True}, "LIF hold one threshold and one leak a layer; use neuron hard"),
         ({"device": "abacus"}, "device 'abacus' is unknown"),
+        ({"model": "ga", "rule": "decolle", "classifiers": "random"}, "nothing in it would learn"),
     ],
 )
 def test_bad_settings_are_refused(setting: dict[str, object], words: str, tmp_path: Path) -> None:
@@ -412,6 +414,19 @@ def test_real_numbers_train_and_do_not_freeze(tmp_path: Path) -> None:
         done = train(config, digits, tmp_path / neuron)
         assert done.network is None
         assert done.accuracy > 0.8
+
+
+@pytest.mark.parametrize("rule", ["sltt", "bptt", "stop", "tt_lbp"])
+def test_sums_that_float32_would_round(rule: str, tmp_path: Path) -> None:
+    """A current with a memory takes 7 bits: large payloads into it are tested in float64."""
+    config = replace(SMALL, rule=rule, payload=255, du=2048, epochs=1)
+    done = train(config, few(), tmp_path / "run")
+    assert done.module.exact_dtype() == torch.float64
+    assert done.module.temperature.dtype == torch.float32
+    x = done.network.encoding.encode(few().x_test)
+    trace = reference.run(done.network, x, ("spikes", "v"))
+    scores = reference.scores(done.network, trace)
+    np.testing.assert_array_equal(loihi.decide(scores), done.predictions)
 
 
 def test_validation_samples_are_held_out_of_training(tmp_path: Path) -> None:

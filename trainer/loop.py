@@ -215,6 +215,11 @@ def build_network(config: TrainConfig, dataset: Dataset) -> SpikingNetwork:
         classifiers=config.classifiers,
     )
     network.learn(config.learn_threshold, config.learn_leak)
+    if not any(p.requires_grad for p in network.parameters()):
+        raise TrainError(
+            f"model {config.model!r} with classifiers {config.classifiers!r}: nothing in it would "
+            "learn; add layers, or use classifiers 'trainable'"
+        )
     return network
 
 
@@ -237,7 +242,7 @@ def examine(
     module.eval()
     dtype = module.exact_dtype()
     if dtype != torch.float32:  # rare: sums that float32 would round
-        module = _copy_as(module, dtype)
+        module = observe.ready(module)
     predictions, sent = [], np.zeros(len(module.chain), dtype=np.int64)
     for at in range(0, len(x), batch_size):
         scores, counts = observe.tally(module, payloads(module, x[at : at + batch_size], dtype))
@@ -549,12 +554,6 @@ def exact(tf32: bool = False) -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         for (module, name), value in zip(places, before, strict=True):
             setattr(module, name, value)
-
-
-def _copy_as(module: SpikingNetwork, dtype: torch.dtype) -> SpikingNetwork:
-    import copy
-
-    return copy.deepcopy(module).to(dtype)
 
 
 def _device(name: str) -> torch.device:

@@ -17,6 +17,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from loihi import Encoding, formats
 from loihi.network import INPUT
 from trainer import grid, skip
 from trainer.calibration import calibrate
-from trainer.layers import Layer, Ready, plus
+from trainer.layers import Layer, plus
 from trainer.memory import pixel_by_pixel
 from trainer.neurons import State, current
 from trainer.norms import BatchNorm, Moments
@@ -84,8 +85,12 @@ class SpikingNetwork(nn.Module):
         # A step of each local classifier's output in units of its own.
         self.register_buffer("local_temperatures", torch.ones(len(self.classifiers)))
         self._local = dict(classifiers or {})
-        self._ready: list[Ready] = []
         self._blocks: list[int] | None = None
+        self._lasting = frozenset(self.__dict__)  # what is set later is of a batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy takes along the network, not the batch that it has been stepped through."""
+        return {k: v for k, v in self.__dict__.items() if k in self._lasting or k == "_lasting"}
 
     @property
     def chain(self) -> list[Layer]:

@@ -1,0 +1,141 @@
+"""Any settings on any data: what was trained is what the file does, or one clear line says why not.
+
+A run of a random config, by any rule, of random layers on random samples; then the exported file in
+reference, engine and torch engine against the trainer's own spikes and answers. `make soak` runs
+thousands; a share of them is part of every test run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lava_export import netx
+from loihi import PumiceError, decide, engine, reference
+from trainer import loop, observe, simulate
+from trainer.config import TrainConfig
+from trainer.data.dataset import Dataset
+
+pytestmark = pytest.mark.exactness
+COUNT = int(os.environ.get("PUMICE_SOAK", "60"))
+seen: Counter[str] = Counter()
+
+
+@st.composite
+def architectures(draw: st.DrawFn, images: bool) -> str:
+    """``3c5p1s2-2m-16r`` and the like."""
+    tokens: list[str] = []
+    for _ in range(draw(st.integers(0, 3)) if images else 0):
+        kind = draw(st.sampled_from("cccam"))
+        if kind == "c":
+            token = f"{draw(st.sampled_from((1, 2, 4, 17)))}c{draw(st.integers(1, 5))}"
+            token += draw(st.sampled_from(("", "", "p1", "p2"))) + draw(st.sampled_from(("", "s2")))
+        else:
+            token = f"{draw(st.integers(2, 3))}{kind}"
+        tokens.append(token)
+    if images and draw(st.integers(0, 4)) == 0:
+        return "-".join([*tokens, "ga"])
+    for _ in range(draw(st.integers(0 if tokens else 1, 2))):
+        tokens.append(
+            f"{draw(st.sampled_from((1, 3, 16, 33)))}{draw(st.sampled_from(('', '', 'r')))}"
+        )
+    return "-".join(tokens)
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> tuple[TrainConfig, Dataset]:
+    """Settings, and samples of 2 to 4 classes that mean nothing."""
+    images = draw(st.booleans())
+    side = st.integers(4, 12)
+    shape = (
+        (draw(st.integers(1, 3)), draw(side), draw(side)) if images else (draw(st.integers(1, 40)),)
+    )
+    count, classes, steps = (
+        draw(st.sampled_from((8, 20, 130))),
+        draw(st.integers(2, 4)),
+        draw(st.integers(1, 6)),
+    )
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    whole = draw(st.booleans())
+    x: Any = rng.integers(0, 17, (count + 9, *shape)).astype(np.uint8)
+    if not whole:
+        x = rng.random(x.shape, dtype=np.float32)
+    y = rng.integers(0, classes, count + 9)
+    dataset = Dataset(
+        "random", x[:count], y[:count], x[count:], y[count:], 0.0, 16.0 if whole else 1.0, classes
+    )
+    rule = draw(
+        st.sampled_from(
+            ("sltt", "sltt_k", "tt_lbp", "stop", "ottt", "decolle", "bptt", "bptt_checkpoint")
+        )
+    )
+    divisors = [k for k in range(1, steps + 1) if steps % k == 0]
+    decay = st.one_of(st.sampled_from((0, 1024, 4096)), st.integers(0, 4096))
+    config = TrainConfig(
+        model=draw(architectures(images)),
+        rule=rule,
+        k=draw(st.sampled_from(divisors)),
+        n=draw(st.integers(0, 3)),
+        update=draw(st.sampled_from(("interval", "batch"))),
+        classifiers=draw(st.sampled_from(("trainable", "random"))),
+        per_synapse=draw(st.booleans()),
+        time_steps=steps,
+        encoding=draw(st.sampled_from(("graded", "graded", "rate", "latency"))),
+        payload=draw(st.sampled_from((1, 15, 63, 255))),
+        neuron=draw(st.sampled_from(("chip", "chip", "soft"))),
+        norm=draw(st.sampled_from(("", "ws", "bn"))),
+        readout=draw(st.sampled_from(("membrane", "membrane", "spikes"))),
+        bias=draw(st.booleans()),
+        dv=draw(decay),
+        du=draw(st.one_of(st.just(4096), decay)),
+        lr=draw(st.sampled_from((0.1, 0.7, 5.0))),
+        lr_neuron=draw(st.sampled_from((0.0, 0.002, 0.05))),
+        epochs=draw(st.integers(1, 2)),
+        batch_size=draw(st.sampled_from((7, 64, 200))),
+        seed=draw(st.integers(0, 99)),
+    )
+    return config, dataset
+
+
+@pytest.mark.timeout(0 if COUNT > 60 else 300)
+@settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck))
+@given(runs())
+def test_what_was_trained_is_what_the_file_does(run: tuple[TrainConfig, Dataset]) -> None:
+    config, dataset = run
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "model.net")
+        try:
+            done = loop.train(
+                config, dataset, Path(folder, "run"), export=lambda n, _: netx.write(n, path)
+            )
+        except PumiceError:
+            seen["refused"] += 1
+            return
+        network = netx.read(path)
+    seen["trained"] += 1
+    x = network.encoding.encode(dataset.x_test)
+    trace = reference.run(network, x, ("spikes", "v"))
+    module = observe.ready(done.module)
+    with torch.no_grad():
+        spikes = module.spikes(loop.payloads(module, dataset.x_test, module.exact_dtype()))
+    for name, ours, theirs in zip(network.names, spikes, trace.spikes, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=f"spikes of layer {name}")
+    scores = reference.scores(network, trace)
+    np.testing.assert_array_equal(engine.predict(network, x), scores)
+    np.testing.assert_array_equal(simulate.predict(network, x), scores)
+    np.testing.assert_array_equal(decide(scores), done.predictions)
+
+
+def test_most_of_it_was_trained() -> None:
+    """What is refused proves nothing; layers that are too large for their images are."""
+    if seen:
+        assert seen["trained"] > 2 * seen["refused"], seen
