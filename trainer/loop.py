@@ -427,8 +427,7 @@ class _Run:
         if name.endswith("beta"):
             return float(dict(self.network.named_parameters())[f"{name[:-4]}gamma"].detach().mean())
         if name.endswith("weight") and not self.network.on_grid:
-            spread = float(p.detach().std())
-            return spread / WEIGHT_STD
+            return float(p.detach().square().mean().sqrt()) / WEIGHT_STD
         return None
 
     def train_epoch(self, epoch: int, train_rule: Rule, loss: Loss) -> Metrics:
