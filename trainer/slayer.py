@@ -323,7 +323,14 @@ def _synapse(call: _Call) -> loihi.Dense | loihi.Conv:
     stride, padding, dilation = (
         (int(pair[0]), int(pair[1])) for pair in (synapse.stride, synapse.padding, synapse.dilation)
     )
-    return loihi.Conv(integers, stride, padding, dilation, groups)
+    found = loihi.Conv(integers, stride, padding, dilation, groups)
+    x, y = (tuple(state.shape[1:-1]) for state in (call.x, call.y))
+    if call.block.kind == "Pool" and found.output_shape(x) != y:
+        raise call.block.error(
+            f"{x[1]}x{x[2]} pixels do not divide into {integers.shape[2]}x{integers.shape[3]}, and "
+            "SLAYER appends zeros to them, which the chip does not: make them divide"
+        )
+    return found
 
 
 def _neuron(block: _Block) -> loihi.Neuron:
