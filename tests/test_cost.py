@@ -219,6 +219,12 @@ def test_bptt_is_one() -> None:
         assert row.fom == 1
 
 
+def test_one_silent_step_has_no_additions() -> None:
+    row = CostModel(of_model(SMALL, (2, 6, 6), 4), 3, 1, 0).row(1, 1)
+    assert row.additions == 0
+    assert row.relative["additions"] == 1
+
+
 def test_shorter_intervals_cost_less() -> None:
     for trainable, n in product((True, False), (1, 2, 3, 6)):
         model = CostModel(deep().layers, 8, 24, 0.2, trainable)

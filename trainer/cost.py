@@ -392,7 +392,8 @@ class CostModel:
         if not math.isfinite(accuracy_loss):
             raise CostError(f"accuracy loss {accuracy_loss}: a fraction, such as 0.01")
         counted, bptt = self._counted(k, n), self._counted(self.time_steps, self.depth)
-        relative = {name: counted[name] / bptt[name] for name in MEASURES}
+        # One step without a spike has no additions: none of none is all of it.
+        relative = {m: counted[m] / bptt[m] if bptt[m] else 1.0 for m in MEASURES}
         return Row(
             k,
             n,
