@@ -60,7 +60,8 @@ exactness: $(READY)
 # Random networks and damaged files by the thousand (some minutes); a share of it is in `make test`.
 soak: $(READY)
 	PUMICE_SOAK=2000 PUMICE_FUZZ=10000 $(BIN)/python -m pytest -s \
-		tests/test_soak.py tests/test_fuzz.py tests/test_fuzz_readers.py tests/test_zoo.py
+		tests/test_soak.py tests/test_soak_training.py tests/test_zoo.py \
+		tests/test_fuzz.py tests/test_fuzz_readers.py
 
 # Which lines the tests reach (twice as long as they take alone); less than 90 % is an error. Tests
 # that take memory or disk away would take it away from the measurement.
