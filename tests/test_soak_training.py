@@ -24,6 +24,7 @@ from loihi import PumiceError, decide, engine, reference
 from trainer import loop, observe, simulate
 from trainer.config import TrainConfig
 from trainer.data.dataset import Dataset
+from trainer.rules import RULES
 
 pytestmark = pytest.mark.exactness
 COUNT = int(os.environ.get("PUMICE_SOAK", "60"))
@@ -44,11 +45,8 @@ def architectures(draw: st.DrawFn, images: bool) -> str:
         tokens.append(token)
     if images and draw(st.integers(0, 4)) == 0:
         return "-".join([*tokens, "ga"])
-    for _ in range(draw(st.integers(0 if tokens else 1, 2))):
-        tokens.append(
-            f"{draw(st.sampled_from((1, 3, 16, 33)))}{draw(st.sampled_from(('', '', 'r')))}"
-        )
-    return "-".join(tokens)
+    sizes = st.sampled_from(("1", "3", "16", "33", "3r", "16r"))
+    return "-".join([*tokens, *draw(st.lists(sizes, min_size=not tokens, max_size=2))])
 
 
 @st.composite
@@ -56,33 +54,24 @@ def runs(draw: st.DrawFn) -> tuple[TrainConfig, Dataset]:
     """Settings, and samples of 2 to 4 classes that mean nothing."""
     images = draw(st.booleans())
     side = st.integers(4, 12)
-    shape = (
-        (draw(st.integers(1, 3)), draw(side), draw(side)) if images else (draw(st.integers(1, 40)),)
-    )
-    count, classes, steps = (
-        draw(st.sampled_from((8, 20, 130))),
-        draw(st.integers(2, 4)),
-        draw(st.integers(1, 6)),
-    )
+    image = st.tuples(st.integers(1, 3), side, side)
+    shape = draw(image if images else st.tuples(st.integers(1, 40)))
+    count = draw(st.sampled_from((8, 20, 130)))
+    classes = draw(st.integers(2, 4))
+    steps = draw(st.integers(1, 6))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     whole = draw(st.booleans())
-    x: Any = rng.integers(0, 17, (count + 9, *shape)).astype(np.uint8)
-    if not whole:
-        x = rng.random(x.shape, dtype=np.float32)
+    x: Any = rng.random((count + 9, *shape), dtype=np.float32)
+    if whole:
+        x = np.uint8(16 * x)
     y = rng.integers(0, classes, count + 9)
-    dataset = Dataset(
-        "random", x[:count], y[:count], x[count:], y[count:], 0.0, 16.0 if whole else 1.0, classes
-    )
-    rule = draw(
-        st.sampled_from(
-            ("sltt", "sltt_k", "tt_lbp", "stop", "ottt", "decolle", "bptt", "bptt_checkpoint")
-        )
-    )
+    split = x[:count], y[:count], x[count:], y[count:]
+    dataset = Dataset("random", *split, 0.0, 16.0 if whole else 1.0, classes)
     divisors = [k for k in range(1, steps + 1) if steps % k == 0]
     decay = st.one_of(st.sampled_from((0, 1024, 4096)), st.integers(0, 4096))
     config = TrainConfig(
         model=draw(architectures(images)),
-        rule=rule,
+        rule=draw(st.sampled_from(tuple(RULES))),
         k=draw(st.sampled_from(divisors)),
         n=draw(st.integers(0, 3)),
         update=draw(st.sampled_from(("interval", "batch"))),
