@@ -72,6 +72,7 @@ def test_every_preset_can_be_trained_and_says_where_it_is_from(name: str) -> Non
         ("bptt-mnist", "mlp-bptt-0"),
         ("sltt-mnist-lenet", "wide-mnist-sltt"),
         ("sltt-fashion-mnist-lenet", "wide-fashion-mnist-sltt"),
+        ("tt_lbp-fashion-mnist-lenet", "wide-fashion-mnist-tt_lbp_2_2"),
     ],
 )
 def test_our_presets_are_what_was_measured(name: str, measured: str) -> None:
