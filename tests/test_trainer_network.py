@@ -286,3 +286,20 @@ def test_a_convolution_that_could_overflow_is_refused() -> None:
     with pytest.raises(ModelError, match="24-bit"):
         Layer(Conv((8, 9, 9), 1, 5), None, max(encoding.payload))
     assert math.prod((8, 5, 5)) * 254 * 255 > 2**23
+
+
+def test_outputs_begin_at_one() -> None:
+    """Of the readout and of local classifiers: their root mean square, but for a power of two."""
+    network = build("40-30-20", (24,), 5, Encoding("graded", 6, (0, 15)), dv=512, block=1)
+    x = torch.from_numpy(np.random.default_rng(2).integers(0, 16, (6, 64, 24))).float()
+    network.calibrate(x, torch.Generator().manual_seed(0))
+    network.reset(x)
+    found: list[list[torch.Tensor]] = []
+    with torch.no_grad():
+        for t in range(len(x)):
+            out = network.step(t)
+            found.append([out, *network.locals])
+    assert len(found[0]) == 3
+    for outputs in zip(*found, strict=True):
+        rms = float(torch.stack(outputs).square().mean().sqrt())
+        assert 0.7 <= rms <= 1.42
