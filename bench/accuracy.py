@@ -56,7 +56,7 @@ SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
 # BPTT, whose gradients rise. wide's gains of weight standardisation learn at this rate too.
 LR_NEURON = {
     "mlp": {"stop": 0.0002},
-    "lenet": {"bptt": 0.0002, "bptt_detached": 0.0002, "stop": 0.0002},
+    "lenet": {"bptt": 0.0002, "bptt_detached": 0.0002},
     "wide": {"bptt": 0.0002, "bptt_detached": 0.0002, "stop": 0.005},
 }
 LENET_RULES = ("sltt", "bptt", "bptt_detached", "stop", "sltt_k2", "tt_lbp_4_1", "tt_lbp_2_2")

@@ -39,10 +39,11 @@ def rows(folder: Path, samples: int) -> list[Row]:
     config = TrainConfig.read(folder / runs.CONFIG)
     dataset = data.load(config.data)
     trained = loop.restore(config, dataset, folder / runs.CHECKPOINT)
+    if config.validation:
+        dataset = data.hold_out(dataset, config.validation, config.seed)
     drawn = loop.build_network(config, dataset)
+    loop.draw(drawn, config, dataset)
     x, y = dataset.x_train[:samples], torch.from_numpy(dataset.y_train[:samples])
-    generator = torch.Generator().manual_seed(config.seed)
-    drawn.calibrate(loop.payloads(drawn, x), generator)
     found = []
     for when, network in (("drawn", drawn), ("trained", trained)):
         by_rule = {name: gradients(network, config, name, x, y) for name in RULES}
@@ -80,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--json", action="store_true", help="one JSON object and nothing else")
     o = parser.parse_args(arguments)
+    if o.samples < 1:
+        parser.error(f"--samples {o.samples}: one at least")
     try:
         show(rows(o.run, o.samples), o.json)
     except PumiceError as error:

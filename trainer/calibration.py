@@ -69,7 +69,7 @@ def _last_use(network: SpikingNetwork, index: int) -> int:
         for k, layer in enumerate(network.chain)
         if layer.carry == index or any(index in sources for sources in network.sources(k))
     )
-    return max(users, default=INPUT)
+    return max(users, default=-1)
 
 
 def _received(

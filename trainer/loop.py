@@ -223,6 +223,16 @@ def build_network(config: TrainConfig, dataset: Dataset) -> SpikingNetwork:
     return network
 
 
+def draw(network: SpikingNetwork, config: TrainConfig, dataset: Dataset) -> None:
+    """The weights and thresholds that a run of ``config`` begins with.
+
+    dataset: what it trains on, without what is held out.
+    """
+    samples = min(CALIBRATION_SAMPLES, CALIBRATION_PIXELS // network.activity_size())
+    x = payloads(network, dataset.x_train[: max(samples, 16)])
+    network.calibrate(x, torch.Generator().manual_seed(config.seed))
+
+
 @torch.no_grad()
 def evaluate(
     module: SpikingNetwork, x: NDArray[Any], y: NDArray[np.integer[Any]], batch_size: int = 500
@@ -299,10 +309,7 @@ class _Run:
                 f"{self.folder} holds a run already ({found}), which is never overwritten: go on "
                 "with it (--resume), or name another folder (--out)"
             )
-        generator = torch.Generator().manual_seed(self.config.seed)
-        samples = min(CALIBRATION_SAMPLES, CALIBRATION_PIXELS // self.network.activity_size())
-        x = payloads(self.network, self.dataset.x_train[: max(samples, 16)])
-        self.network.calibrate(x, generator)
+        draw(self.network, self.config, self.dataset)
         self.scales = {
             name: scale
             for name, p in self.network.named_parameters()

@@ -86,11 +86,11 @@ class SpikingNetwork(nn.Module):
         self.register_buffer("local_temperatures", torch.ones(len(self.classifiers)))
         self._local = dict(classifiers or {})
         self._blocks: list[int] | None = None
-        self._lasting = frozenset(self.__dict__)  # what is set later is of a batch
+        self._lasting = frozenset({*self.__dict__, "_lasting"})  # what is set later is of a batch
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy takes along the network, not the batch that it has been stepped through."""
-        return {k: v for k, v in self.__dict__.items() if k in self._lasting or k == "_lasting"}
+        return {k: v for k, v in self.__dict__.items() if k in self._lasting}
 
     @property
     def chain(self) -> list[Layer]:
