@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from trainer import convolutions
+from trainer import convolutions, kernels
 from trainer.convolutions import Geometry
 from trainer.shared import Shared
 
@@ -93,6 +93,87 @@ def test_gradients_of_a_convolution(where: Geometry, step: float) -> None:
     for of_ours, of_torch in zip(*found, strict=True):
         size = float(of_torch.abs().max())
         torch.testing.assert_close(of_ours, of_torch, rtol=1e-5, atol=1e-5 * size)
+
+
+@st.composite
+def sparse_errors(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Geometry]:
+    """Messages, weights and errors of a geometry whose gradients can be gathered; in float64."""
+    columns = draw(st.integers(1, 6))
+    lines = draw(st.integers(1 if columns > 1 else 2, 6))
+    channels = draw(
+        st.sampled_from([c for c in (2, 4, 8, 16, 32, 48, 80) if c * columns % 16 == 0])
+    )
+    out = draw(st.sampled_from([1, 3, 16, 17, 40, 128, 131, 260]))
+    padding, stride = (
+        (draw(st.integers(low, high)), draw(st.integers(low, high)))
+        for low, high in ((0, 3), (1, 3))
+    )
+    height, width = (
+        draw(st.integers(max(1, k - 2 * p), 9))
+        for k, p in zip((lines, columns), padding, strict=True)
+    )
+    where = Geometry(stride, padding, (1, 1), 1)
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    x = torch.randint(0, 3, (draw(st.integers(1, 3)), channels, height, width), generator=generator)
+    weight = torch.randn((out, channels, lines, columns), generator=generator)
+    shape = F.conv2d(x.float(), weight, None, *where).shape
+    few = torch.rand(shape, generator=generator) < draw(st.sampled_from([0.0, 0.03, 0.25]))
+    errors = torch.randn(shape, generator=generator) * few
+    return x.double(), weight.double(), errors.double(), where
+
+
+@settings(max_examples=100, deadline=None)
+@given(sparse_errors())
+def test_gradients_gathered_error_by_error(
+    case: tuple[torch.Tensor, torch.Tensor, torch.Tensor, Geometry],
+) -> None:
+    """In float32, for one thread and two, against torch in float64."""
+    x, weight, errors, where = case
+    one, other = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    F.conv2d(one, other, None, *where).backward(errors)
+    given_, kernels_, delta = (
+        t.float().to(memory_format=torch.channels_last) for t in (x, weight, errors)
+    )
+    found = []
+    for threads in (1, 2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(convolutions, "FEW", 2.0)
+            patch.setattr(kernels, "LARGE", 0)
+            kernels.use_threads(threads)
+            assert convolutions._can_gather(delta, given_, kernels_, where)
+            found.append(convolutions.gradients(delta, given_, kernels_, where, True, True))
+            shared = convolutions.gradients(
+                delta, given_, kernels_, where, True, False, Shared(kernels_)
+            )
+            kernels.use_threads(1)
+        assert shared[1] is None and torch.equal(shared[0], found[0][0])
+    for ours, again, theirs in zip(*found, (one.grad, other.grad), strict=True):
+        assert torch.equal(ours, again)
+        size = float(theirs.abs().max())
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5 * max(size, 1e-30))
+
+
+@pytest.mark.parametrize(
+    ("density", "where", "channels", "kernel", "there"),
+    [
+        (0.25, Geometry((1, 1), (0, 0), (1, 1), 1), 16, 3, True),
+        (0.35, Geometry((1, 1), (0, 0), (1, 1), 1), 16, 3, False),
+        (0.25, Geometry((1, 1), (0, 0), (1, 1), 1), 8, 3, False),
+        (0.25, Geometry((1, 1), (0, 0), (1, 1), 1), 16, 1, False),
+        (0.25, Geometry((1, 1), (0, 0), (2, 1), 1), 16, 3, False),
+        (0.25, Geometry((1, 1), (0, 0), (1, 1), 2), 32, 3, False),
+    ],
+)
+def test_which_gradients_are_gathered(
+    density: float, where: Geometry, channels: int, kernel: int, there: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand((2, channels, 9, 9), generator=generator)
+    weight = torch.rand((32, channels // where.groups, kernel, kernel), generator=generator)
+    errors = torch.rand(F.conv2d(x, weight, None, *where).shape, generator=generator)
+    errors *= torch.rand(errors.shape, generator=generator) < density
+    assert convolutions._can_gather(errors, x, weight, where) == there
+    assert not convolutions._can_gather(errors.double(), x.double(), weight.double(), where)
 
 
 def test_a_build_without_int8_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:

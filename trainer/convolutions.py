@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainer import gathered, kernels
 from trainer.shared import Shared
+
+FEW = 0.3
+"""Below this part of errors that are not 0, gradients are gathered error by error."""
 
 
 class Geometry(NamedTuple):
@@ -94,7 +98,7 @@ def _int8_sums(x: Tensor, packed: _Packed, operators: Any) -> Tensor:
 
 def _pack_once(shared: Shared, step: float, geometry: Geometry, shape: torch.Size) -> _Packed:
     operators = int8_convolution()
-    packed: _Packed = shared.once(lambda w: _pack(w, step, geometry, shape, operators))
+    packed: _Packed = shared.once("int8", lambda w: _pack(w, step, geometry, shape, operators))
     return packed
 
 
@@ -109,22 +113,109 @@ class _Convolve(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry, packed: _Packed | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        geometry: Geometry,
+        packed: _Packed | None,
+        shared: Shared | None,
     ) -> Tensor:
-        ctx.geometry = geometry
+        ctx.geometry, ctx.shared = geometry, shared
         ctx.save_for_backward(x, weight)
         return _convolved(x, weight, geometry, packed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (delta,) = grads
         x, weight = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            delta, x, weight, None, stride, padding, dilation, False, [0, 0], groups,
-            [*ctx.needs_input_grad[:2], False],
-        )  # fmt: skip
-        return of_x, of_weight, None, None
+        of_x, of_weight = ctx.needs_input_grad[:2]
+        found = gradients(grads[0], x, weight, ctx.geometry, of_x, of_weight, ctx.shared)
+        return (*found, None, None, None)
+
+
+def gradients(
+    delta: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    of_x: bool,
+    of_weight: bool,
+    shared: Shared | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """∂E/∂x and ∂E/∂w of errors ``delta`` ``[N, out, H', W']``; None if not wanted.
+
+    Gathered error by error where few are not 0 (:mod:`trainer.gathered`), else torch's.
+    shared: what the weights were taken from, if all steps of a batch share them.
+    """
+    if _can_gather(delta, x, weight, geometry):
+        return _gathered(delta, x, weight, geometry, of_x, of_weight, shared)
+    stride, padding, dilation, groups = geometry
+    found = torch.ops.aten.convolution_backward(
+        delta, x, weight, None, stride, padding, dilation, False, [0, 0], groups,
+        [of_x, of_weight, False],
+    )  # fmt: skip
+    return found[0], found[1]
+
+
+def _can_gather(delta: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    here = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in (delta, x, weight))
+    channels, lines, columns = weight.shape[1:]
+    plain = geometry.groups == 1 and geometry.dilation == (1, 1)
+    if not here or not plain or lines * columns == 1 or channels * columns % gathered.LANES:
+        return False
+    errors = _pixels(delta).numpy().reshape(len(delta), -1)
+    return bool(kernels.active(errors) < FEW * errors.size)
+
+
+@functools.cache
+def _corners(positions: torch.Size, stride: tuple[int, int], line: int, channels: int) -> Any:
+    """Where in an image's memory each window begins; ``line`` numbers lie from line to line."""
+    y, x = torch.arange(positions[0]) * stride[0], torch.arange(positions[1]) * stride[1]
+    return (y[:, None] * line + x * channels).flatten().numpy()
+
+
+def _strips(weight: Tensor) -> Tensor:
+    """The weights as :func:`trainer.gathered.message_gradient` reads them."""
+    rows = _pixels(weight).flatten(2)
+    parts: Tensor = rows.unflatten(2, (-1, gathered.strip(rows.shape[2])))
+    return parts.permute(1, 2, 0, 3).contiguous()
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """``[N, C, H, W]`` as it lies in memory, ``[N, H, W, C]``."""
+    return x.detach().permute(0, 2, 3, 1).contiguous()
+
+
+def _gathered(
+    delta: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    of_x: bool,
+    of_weight: bool,
+    shared: Shared | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    n, channels, height, width = x.shape
+    out, _, lines, columns = weight.shape
+    above, beside = geometry.padding
+    line = (width + 2 * beside) * channels
+    corners = _corners(delta.shape[2:], geometry.stride, line, channels)
+    errors = _pixels(delta).flatten(1, 2).numpy()
+    x_grad = weight_grad = None
+    if of_weight:
+        border = (0, 0, beside, beside, above, above)
+        images = F.pad(_pixels(x), border) if any(geometry.padding) else _pixels(x)
+        sums = torch.zeros((out, lines, columns * channels))
+        messages = images.flatten(1).numpy()
+        gathered.weight_gradient(messages, errors, corners, line, sums.numpy())
+        weight_grad = sums.view(out, lines, columns, channels).permute(0, 3, 1, 2)
+    if of_x:
+        strips = _strips(weight) if shared is None else shared.once("strips", _strips)
+        whole = torch.zeros((n, height + 2 * above, line))
+        into = whole.flatten(1).numpy()
+        gathered.message_gradient(errors, strips.numpy(), corners, line, into)
+        inner = whole.unflatten(2, (-1, channels))[:, above : above + height]
+        x_grad = inner[:, :, beside : beside + width].permute(0, 3, 1, 2)
+    return x_grad, weight_grad
 
 
 def _convolved(x: Tensor, weight: Tensor, geometry: Geometry, packed: _Packed | None) -> Tensor:
@@ -162,5 +253,5 @@ def convolve(
         )
     if not torch.is_grad_enabled():
         return _convolved(x, weight, geometry, packed)
-    result: Tensor = _Convolve.apply(x, weight, geometry, packed)
+    result: Tensor = _Convolve.apply(x, weight, geometry, packed, shared)
     return result

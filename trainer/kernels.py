@@ -28,7 +28,7 @@ LARGE = 2**18
 busy machine long before."""
 
 _plain = nb.njit(nogil=True, cache=True, error_model="numpy")
-_shared_out = nb.njit(nogil=True, cache=True, error_model="numpy", parallel=True)
+shared_out = nb.njit(nogil=True, cache=True, error_model="numpy", parallel=True)
 
 _threads = 1
 
@@ -52,13 +52,13 @@ def _start() -> None:
         multiprocessing.set_start_method(None, force=True)  # type: ignore[arg-type]
 
 
-@_shared_out
+@shared_out
 def _nothing(x: Array) -> None:
     for k in nb.prange(len(x)):
         x[k] = 0
 
 
-def _team(work: int) -> None:
+def team(work: int) -> None:
     """As many threads for the next loop as ``work``, a count of numbers, is worth."""
     _start()
     nb.set_num_threads(_threads if work >= LARGE else 1)
@@ -76,7 +76,7 @@ def active(x: Array) -> int:
     return count
 
 
-@_shared_out
+@shared_out
 def _weight_gradient(x: Array, delta: Array, rows: Array) -> None:
     for i in nb.prange(x.shape[1]):
         index = np.empty(len(x) + 1, dtype=np.int32)
@@ -105,7 +105,7 @@ def weight_gradient(x: Array, delta: Array, rows: Array, events: int) -> None:
 
     events: how many numbers of x are not 0.
     """
-    _team(events * delta.shape[1])
+    team(events * delta.shape[1])
     _weight_gradient(x, delta, rows)
 
 
@@ -123,7 +123,7 @@ def _step_block(
         out[k] = np.float32(v > level)
 
 
-@_shared_out
+@shared_out
 def _step(
     i: Array, m: Array, s: Array, alpha: float, theta: float, limit: float, after: Array, out: Array
 ) -> None:
@@ -140,7 +140,7 @@ def chip_step(
 
     α is a multiple of 1/4096 and m an integer of 24 bits, whose product float64 holds.
     """
-    _team(len(i))
+    team(len(i))
     _step(i, m, s, alpha, theta, limit, after, out)
 
 
@@ -169,7 +169,7 @@ def _count(s: Array, counts: Array) -> None:
         counts[k] += np.float32(s[k])
 
 
-@_shared_out
+@shared_out
 def _skip(
     a: Array,
     unit: float,
@@ -200,7 +200,7 @@ def skip_step(
 
     counts: where the spikes are added up, or empty.
     """
-    _team(len(a))
+    team(len(a))
     _skip(a, unit, m, s, alpha, theta, limit, counts)
 
 
@@ -278,7 +278,7 @@ def _slopes(
             out[k] = sigma * (one - sigma) / w / scale * of_s[k]
 
 
-@_shared_out
+@shared_out
 def _errors(
     shape: int,
     after: Array,
@@ -336,7 +336,7 @@ def chip_errors(
     to_s: ∂E/∂m and ∂E/∂s before the step, not wanted where empty. sums: ``[blocks, 2]``, each
     block's part of ∂E/∂θ and ∂E/∂α.
     """
-    _team(len(after))
+    team(len(after))
     shape = SHAPES.index(surrogate)
     wanted = (delta, to_m, to_s, sums)
     _errors(shape, after, m, s, of_m, of_s, alpha, theta, unit, width, *wanted)
@@ -356,7 +356,7 @@ def _trace_block(
         left[k] = c[k] * of
 
 
-@_shared_out
+@shared_out
 def _traces(
     alpha: float, whole: float, m: Array, s: Array,
     c_before: Array, a_before: Array, c: Array, a: Array, left: Array,
@@ -374,7 +374,7 @@ def hard_traces(
 
     ``c = α (1 − s) c + 1``, ``a = α (1 − s) a + m (1 − s)``, ``left = c / whole``.
     """
-    _team(len(m))
+    team(len(m))
     _traces(alpha, whole, m, s, c_before, a_before, c, a, left)
 
 
@@ -387,7 +387,7 @@ def _dot(x: Array, y: Array) -> float:
     return total
 
 
-@_shared_out
+@shared_out
 def _traced_errors(
     shape: int, after: Array, of_s: Array, trace: Array,
     theta: float, unit: float, width: float, delta: Array, sums: Array,
@@ -405,5 +405,5 @@ def traced_errors(
     theta: float, unit: float, width: float, delta: Array, sums: Array,
 ) -> None:  # fmt: skip
     """``delta = φ · of_s``, and of each block of it ``sums [blocks, 2]``: −Σ δ and Σ δ · trace."""
-    _team(len(after))
+    team(len(after))
     _traced_errors(SHAPES.index(surrogate), after, of_s, trace, theta, unit, width, delta, sums)

@@ -45,7 +45,7 @@ class Shared:
         self.value = source.detach().requires_grad_(source.requires_grad)
         self._sum: Tensor | None = None
         self._row_sum: Tensor | None = None
-        self._made: Any = None
+        self._made: dict[str, Any] = {}
 
     def now(self, scale: Tensor | None = None) -> Tensor:
         """The tensor for one step. scale: what this step's gradient is multiplied by."""
@@ -59,15 +59,15 @@ class Shared:
         """The numbers as a matrix ``[out, in]``, without gradient."""
         return self.value.detach().flatten(1)
 
-    def once(self, make: Callable[[Tensor], Any]) -> Any:
+    def once(self, kind: str, make: Callable[[Tensor], Any]) -> Any:
         """The numbers as a product wants them: what ``make`` makes of them, the first time."""
-        if self._made is None:
-            self._made = make(self.value.detach())
-        return self._made
+        if kind not in self._made:
+            self._made[kind] = make(self.value.detach())
+        return self._made[kind]
 
     def int8(self, step: float) -> Tensor:
         """The matrix as multiples of ``step``, in int8."""
-        made: Tensor = self.once(lambda value: (value.flatten(1) / step).to(torch.int8))
+        made: Tensor = self.once("int8", lambda value: (value.flatten(1) / step).to(torch.int8))
         return made
 
     @property

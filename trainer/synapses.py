@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import loihi
 from loihi.errors import PumiceError
 from trainer import grid
-from trainer.convolutions import Geometry, convolve
+from trainer.convolutions import Geometry, convolve, gradients
 from trainer.memory import pixel_by_pixel
 from trainer.neurons import REGISTER
 from trainer.norms import NORMS, BatchNorm, WeightNorm, per_channel
@@ -226,11 +226,9 @@ class Conv(Synapse):
         return torch.einsum("nol,nolk->ok", errors, trace).view_as(weight)
 
     def _backward(self, x: Tensor, weight: Tensor, delta: Tensor, of_x: bool) -> Tensor:
-        found = torch.ops.aten.convolution_backward(
-            delta, x, weight, None, self.stride, self.padding, self.dilation,
-            False, [0, 0], self.groups, [of_x, not of_x, False],
-        )  # fmt: skip
-        result: Tensor = found[0 if of_x else 1]
+        found = gradients(delta, x, weight, self.geometry, of_x, not of_x)
+        result = found[0 if of_x else 1]
+        assert result is not None
         return result
 
     def freeze(self) -> loihi.Conv:
