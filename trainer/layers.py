@@ -356,7 +356,7 @@ class _TracedProduct(torch.autograd.Function):
         (delta,), weight = grads, shared.value.detach()
         errors = delta if left is None else delta * left
         shared.add(synapse.of_weights(trace, ctx.per_synapse, weight, errors))
-        of_x = synapse.of_messages(x, weight, delta) if ctx.needs_input_grad[0] else None
+        of_x = synapse.of_messages(x, shared, delta) if ctx.needs_input_grad[0] else None
         return of_x, *(None,) * 6
 
 

@@ -162,7 +162,7 @@ class Pooled(Synapse):
     def traced(self, x: Tensor) -> Tensor:
         return self.sums(x)
 
-    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
+    def of_messages(self, x: Tensor, weight: Shared, delta: Tensor) -> Tensor:
         shape, form = (len(x), *self.squares), order(x)
         sums = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=form)
         return self._pixels_of(super().of_messages(sums, weight, delta), x.shape, form)

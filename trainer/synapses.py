@@ -98,7 +98,7 @@ class Synapse(nn.Module):
         """A number a neuron ``[N, *output_shape]`` in the layout of per-synapse traces."""
         raise NotImplementedError
 
-    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
+    def of_messages(self, x: Tensor, weight: Shared, delta: Tensor) -> Tensor:
         """∂E/∂x of an error ``delta`` ``[N, *output_shape]``; of x only its shape is looked at."""
         raise NotImplementedError
 
@@ -137,8 +137,8 @@ class Dense(Synapse):
     def spread(self, keep: Tensor) -> Tensor:
         return keep[..., None]
 
-    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
-        return times(delta, weight.T).view_as(x)
+    def of_messages(self, x: Tensor, weight: Shared, delta: Tensor) -> Tensor:
+        return times(delta, weight.matrix.T).view_as(x)
 
     def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
         if per_synapse:
@@ -215,21 +215,20 @@ class Conv(Synapse):
     def spread(self, keep: Tensor) -> Tensor:
         return keep.flatten(2)[..., None]
 
-    def of_messages(self, x: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
-        return self._backward(x, weight, delta, True)
+    def of_messages(self, x: Tensor, weight: Shared, delta: Tensor) -> Tensor:
+        value = weight.value.detach()
+        found, _ = gradients(delta, x, value, self.geometry, True, False, weight)
+        assert found is not None
+        return found
 
     def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
         if not per_synapse:
-            return self._backward(trace, weight, delta, False)
+            _, found = gradients(delta, trace, weight, self.geometry, False, True)
+            assert found is not None
+            return found
         errors = delta.flatten(2)
         trace = trace.expand(*errors.shape, -1)
         return torch.einsum("nol,nolk->ok", errors, trace).view_as(weight)
-
-    def _backward(self, x: Tensor, weight: Tensor, delta: Tensor, of_x: bool) -> Tensor:
-        found = gradients(delta, x, weight, self.geometry, of_x, not of_x)
-        result = found[0 if of_x else 1]
-        assert result is not None
-        return result
 
     def freeze(self) -> loihi.Conv:
         weight = grid.integers(grid.weight(self.folded()[0]))
