@@ -3,13 +3,14 @@
     python -m bench.accuracy GROUP ... [--out runs/accuracy] [--workers 2] [--json]
 
 Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``wide`` (a LeNet of
-twice the width, whose means are part of its synapses), ``grid`` (the grid against real numbers),
-``joint`` (weights alone; with threshold; with leak too). Each run is a
-process of one thread, as many at a time as there are workers, with a folder of its own: a run that
-is done is not done again, one that was interrupted goes on from its last epoch. The table, printed
-at the end or at once with ``--table``, has for each run the accuracy of the *exported file* in the
-integer engine on all test samples, which must be the trainer's own predictions; ``cpu_seconds`` are
-the processor's, which other work on the machine does not change as it does ``seconds``.
+twice the width, whose means are part of its synapses), ``latency`` (MNIST with one spike a pixel,
+which has to be remembered), ``grid`` (the grid against real numbers), ``joint`` (weights alone;
+with threshold; with leak too). Each run is a process of one thread, as many at a time as there are
+workers, with a folder of its own: a run that is done is not done again, one that was interrupted
+goes on from its last epoch. The table, printed at the end or at once with ``--table``, has for each
+run the accuracy of the *exported file* in the integer engine on all test samples, which must be the
+trainer's own predictions; ``cpu_seconds`` are the processor's, which other work on the machine does
+not change as it does ``seconds``.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any
 from bench.report import Row, show
 from trainer.config import TrainConfig
 
-GROUPS = ("mlp", "lenet", "wide", "grid", "joint")
+GROUPS = ("mlp", "lenet", "wide", "latency", "grid", "joint")
 RESULT = "result.json"
 WARP = "rotate=7,scale=0.08,elastic=0.7"
 # T, learning rate, augmentation and norm: chosen on 10,000 held-out training images
@@ -36,6 +37,7 @@ WARP = "rotate=7,scale=0.08,elastic=0.7"
 MLP = TrainConfig(data="mnist", model="mlp", time_steps=4, epochs=60, lr=0.35, augment=WARP)
 LENET = replace(MLP, model="lenet", norm="bn", lr=0.7, epochs=12)
 FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
+LATENCY = replace(MLP, encoding="latency", time_steps=8, augment="", epochs=12, lr_neuron=0.0002)
 WIDE: dict[str, Any] = {"model": "32c5-2m-64c5-2m-256", "norm": "ws", "payload": 63, "epochs": 16}
 RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},
@@ -58,6 +60,12 @@ LR_NEURON = {
     "mlp": {"stop": 0.0002},
     "lenet": {"bptt": 0.0002, "bptt_detached": 0.0002},
     "wide": {"bptt": 0.0002, "bptt_detached": 0.0002, "stop": 0.005},
+}
+# What stop learns beside weights.
+JOINT: dict[str, dict[str, Any]] = {
+    "w": {"learn_threshold": False, "learn_leak": False},
+    "w+threshold": {"learn_threshold": True, "learn_leak": False},
+    "w+threshold+leak": {"learn_threshold": True, "learn_leak": True},
 }
 LENET_RULES = ("sltt", "bptt", "bptt_detached", "stop", "sltt_k2", "tt_lbp_4_1", "tt_lbp_2_2")
 
@@ -85,6 +93,15 @@ def plan(group: str) -> dict[str, TrainConfig]:
                 for name in ("sltt", "stop"):
                     run = f"wide-{FASHION.data}-{name}"
                     runs[f"{run}-{seed}"] = replace(runs[run], seed=seed)
+    elif group == "latency":
+        for seed in range(3):
+            base = replace(LATENCY, seed=seed)
+            for name in ("bptt", "sltt", "stop"):
+                runs[f"latency-{name}-{seed}"] = replace(base, **RULES[name])
+            for name in ("w", "w+threshold"):
+                runs[f"latency-stop-{name}-{seed}"] = replace(base, rule="stop", **JOINT[name])
+        for name in ("ottt", "tt_lbp_2_2"):
+            runs[f"latency-{name}-0"] = replace(LATENCY, **RULES[name])
     elif group == "grid":
         for seed in range(3):
             for neuron in ("hard", "chip"):
@@ -93,20 +110,9 @@ def plan(group: str) -> dict[str, TrainConfig]:
     elif group == "joint":
         for data, epochs in (("digits", 40), ("mnist", 8)):
             for seed in range(3):
-                for name, threshold, leak in (
-                    ("w", False, False),
-                    ("w+threshold", True, False),
-                    ("w+threshold+leak", True, True),
-                ):
-                    runs[f"joint-{data}-{name}-{seed}"] = TrainConfig(
-                        data=data,
-                        rule="stop",
-                        time_steps=8,
-                        epochs=epochs,
-                        seed=seed,
-                        learn_threshold=threshold,
-                        learn_leak=leak,
-                    )
+                base = TrainConfig(data=data, rule="stop", time_steps=8, epochs=epochs, seed=seed)
+                for name, learned in JOINT.items():
+                    runs[f"joint-{data}-{name}-{seed}"] = replace(base, **learned)
     else:
         raise SystemExit(f"group {group!r} is unknown: use {', '.join(GROUPS)}")
     return runs

@@ -25,6 +25,13 @@ def test_the_plan_is_the_table() -> None:
     assert {c.rule for c in wide.values()} == {c.rule for c in lenet.values()}
     assert {c.model for c in wide.values()} == {"32c5-2m-64c5-2m-256"}
     assert not {c.model for c in lenet.values()} & {c.model for c in wide.values()}
+    latency = accuracy.plan("latency")
+    assert {c.encoding for c in latency.values()} == {"latency"}
+    for rule in ("bptt", "sltt", "stop"):
+        found = [c.seed for c in latency.values() if c.rule == rule and c.learn_leak]
+        assert sorted(found) == [0, 1, 2]
+    alone = [c for c in latency.values() if not c.learn_leak]
+    assert len(alone) == 6 and {c.learn_threshold for c in alone} == {True, False}
     grid = accuracy.plan("grid")
     assert len(grid) == 6 and {c.neuron for c in grid.values()} == {"chip", "hard"}
     joint = accuracy.plan("joint")
