@@ -68,6 +68,8 @@ JOINT: dict[str, dict[str, Any]] = {
     "w+threshold+leak": {"learn_threshold": True, "learn_leak": True},
 }
 LENET_RULES = ("sltt", "bptt", "bptt_detached", "stop", "sltt_k2", "tt_lbp_4_1", "tt_lbp_2_2")
+# Of Fashion-MNIST's runs, those with two more seeds.
+AGAIN = {"lenet": ("sltt", "sltt_k2"), "wide": ("sltt", "stop")}
 
 
 def plan(group: str) -> dict[str, TrainConfig]:
@@ -88,11 +90,10 @@ def plan(group: str) -> dict[str, TrainConfig]:
             own = replace(base, **WIDE) if group == "wide" else base
             for name in LENET_RULES:
                 runs[f"{group}-{base.data}-{name}"] = by_rule(own, name)
-        if group == "wide":  # what of a difference is the seeds'
-            for seed in (1, 2):
-                for name in ("sltt", "stop"):
-                    run = f"wide-{FASHION.data}-{name}"
-                    runs[f"{run}-{seed}"] = replace(runs[run], seed=seed)
+        for seed in (1, 2):  # what of a difference is the seeds'
+            for name in AGAIN[group]:
+                run = f"{group}-{FASHION.data}-{name}"
+                runs[f"{run}-{seed}"] = replace(runs[run], seed=seed)
     elif group == "latency":
         for seed in range(3):
             base = replace(LATENCY, seed=seed)
