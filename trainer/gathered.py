@@ -98,6 +98,7 @@ _of_1, _of_2, _of_3 = _sum_of_rows(1, 4), _sum_of_rows(2, 4), _sum_of_rows(3, 4)
 _of_4, _of_5 = _sum_of_rows(4, 2), _sum_of_rows(5, 2)
 
 
+# Part of the loops around it: to call it would take as long as a short sum.
 @nb.njit(inline="always")
 def _sum(
     vectors: int, out: Array, to: int, rows: Array, start: int, errors: Array, at: Array, count: int
