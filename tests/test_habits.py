@@ -69,6 +69,7 @@ def test_every_preset_can_be_trained_and_says_where_it_is_from(name: str) -> Non
         ("sltt-mnist", "mlp-sltt-0"),
         ("sltt_k-mnist", "mlp-sltt_k2-0"),
         ("stop-mnist", "mlp-stop-0"),
+        ("stop-mnist-latency", "latency-stop-0"),
         ("bptt-mnist", "mlp-bptt-0"),
         ("sltt-mnist-lenet", "wide-mnist-sltt"),
         ("sltt-fashion-mnist-lenet", "wide-fashion-mnist-sltt"),
