@@ -147,7 +147,13 @@ def gradients(
     shared: what the weights were taken from, if all steps of a batch share them.
     """
     if _can_gather(delta, x, weight, geometry):
-        return _gathered(delta, x, weight, geometry, of_x, of_weight, shared)
+        x_grad = weight_grad = None
+        if of_weight:
+            weight_grad = _of_weight(delta, x, weight, geometry)
+        if of_x:
+            strips = _strips(weight) if shared is None else shared.once("strips", _strips)
+            x_grad = _of_messages(delta, x.shape, strips, geometry)
+        return x_grad, weight_grad
     stride, padding, dilation, groups = geometry
     found = torch.ops.aten.convolution_backward(
         delta, x, weight, None, stride, padding, dilation, False, [0, 0], groups,
@@ -185,37 +191,33 @@ def _pixels(x: Tensor) -> Tensor:
     return x.detach().permute(0, 2, 3, 1).contiguous()
 
 
-def _gathered(
-    delta: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    geometry: Geometry,
-    of_x: bool,
-    of_weight: bool,
-    shared: Shared | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    n, channels, height, width = x.shape
+def _of_weight(delta: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """∂E/∂w, gathered."""
+    (above, beside), channels = geometry.padding, x.shape[1]
     out, _, lines, columns = weight.shape
+    images = _pixels(x)
+    if any(geometry.padding):
+        images = F.pad(images, (0, 0, beside, beside, above, above))
+    line = images.shape[2] * channels
+    corners = _corners(delta.shape[2:], geometry.stride, line, channels)
+    sums = torch.zeros((out, lines, columns * channels))
+    errors = _pixels(delta).flatten(1, 2).numpy()
+    gathered.weight_gradient(images.flatten(1).numpy(), errors, corners, line, sums.numpy())
+    return sums.view(out, lines, columns, channels).permute(0, 3, 1, 2)
+
+
+def _of_messages(delta: Tensor, shape: torch.Size, strips: Tensor, geometry: Geometry) -> Tensor:
+    """∂E/∂x, gathered, for images of this shape; strips: the weights, see :func:`_strips`."""
+    n, channels, height, width = shape
     above, beside = geometry.padding
     line = (width + 2 * beside) * channels
     corners = _corners(delta.shape[2:], geometry.stride, line, channels)
+    whole = torch.zeros((n, height + 2 * above, line))
     errors = _pixels(delta).flatten(1, 2).numpy()
-    x_grad = weight_grad = None
-    if of_weight:
-        border = (0, 0, beside, beside, above, above)
-        images = F.pad(_pixels(x), border) if any(geometry.padding) else _pixels(x)
-        sums = torch.zeros((out, lines, columns * channels))
-        messages = images.flatten(1).numpy()
-        gathered.weight_gradient(messages, errors, corners, line, sums.numpy())
-        weight_grad = sums.view(out, lines, columns, channels).permute(0, 3, 1, 2)
-    if of_x:
-        strips = _strips(weight) if shared is None else shared.once("strips", _strips)
-        whole = torch.zeros((n, height + 2 * above, line))
-        into = whole.flatten(1).numpy()
-        gathered.message_gradient(errors, strips.numpy(), corners, line, into)
-        inner = whole.unflatten(2, (-1, channels))[:, above : above + height]
-        x_grad = inner[:, :, beside : beside + width].permute(0, 3, 1, 2)
-    return x_grad, weight_grad
+    into = whole.flatten(1).numpy()
+    gathered.message_gradient(errors, strips.numpy(), corners, line, into)
+    inner = whole.unflatten(2, (-1, channels))[:, above : above + height]
+    return inner[:, :, beside : beside + width].permute(0, 3, 1, 2)
 
 
 def _convolved(x: Tensor, weight: Tensor, geometry: Geometry, packed: _Packed | None) -> Tensor:

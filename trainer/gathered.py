@@ -1,9 +1,9 @@
 """A convolution's gradients gathered error by error, where few errors are not 0.
 
-A surrogate of bounded width lets no error through far from the threshold, so that under rules
-without time in their errors (all but BPTT's) most of δ is 0. Images and kernels lie channel by
-channel within a pixel, so that what an error meets, a line of its window or of its kernel, is one
-row of memory::
+A surrogate of bounded width lets no error through far from the threshold, so that under rules whose
+errors do not go through time (SLTT, STOP, OTTT, …) most of δ is 0. Images and kernels lie channel
+by channel within a pixel, so that what an error meets, a line of its window or of its kernel, is
+one row of memory::
 
     ∂E/∂w[o, i, :]      = Σ_n Σ_p δ[n, p, o] x[n, line i of p's window]      over p with δ ≠ 0
     ∂E/∂x[n, line i of p's window] += Σ_o δ[n, p, o] w[o, i, :]              over o with δ ≠ 0
