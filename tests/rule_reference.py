@@ -130,13 +130,15 @@ def reference(
     cuts: Sequence[int] = (),
     blocks: Sequence[int] | None = None,
     mean_over: int = 0,
+    so_far: bool = False,
     train_local: bool = True,
 ) -> dict[str, Tensor]:
     """Gradients of all parameters that get one.
 
     cuts: steps before which the whole state is detached. blocks: each layer's block, across which
     spikes are detached; local classifiers then add their losses. mean_over: the loss is that of the
-    mean output over intervals of so many steps, each weighted by its share of T.
+    mean output over intervals of so many steps, each weighted by its share of T. so_far: each
+    step's loss is that of the outputs' mean so far, and its error that step's output's alone.
     """
     network = copy.deepcopy(network)
     network.zero_grad()
@@ -235,6 +237,10 @@ def reference(
                 a = neuron(count + place, n, a, torch.zeros_like(a))
             found.append(a / network.local_temperatures[place])
         outputs.append(found)
+    if so_far:
+        found = [o for (o,) in outputs]
+        means = [through(sum(found[: t + 1]) / (t + 1), found[t]) for t in range(len(x))]
+        outputs = [[o] for o in means]
     steps = mean_over or 1
     total_loss = torch.zeros((), dtype=torch.float64)
     for start in range(0, len(x), steps):

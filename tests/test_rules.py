@@ -34,6 +34,7 @@ from trainer.norms import ChannelMoments
 from trainer.rules import (
     BPTT,
     DECOLLE,
+    LOCAL,
     OTTT,
     RULES,
     SLTT,
@@ -113,10 +114,11 @@ def test_one_step_and_all_layers_is_sltt(structure: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
-def test_sltt_k_over_all_draws(k: int) -> None:
+@pytest.mark.parametrize("loss_of", ["steps", "mean"])
+def test_sltt_k_over_all_draws(loss_of: str, k: int) -> None:
     net = network_of("dense", "chip")
     x, y = batch_for(net, STEPS)
-    whole = by_rule(net, SLTT(), x, y)
+    whole = by_rule(net, SLTT(loss_of), x, y)
     draws = [set(c) for c in itertools.combinations(range(STEPS), k)]
     for unbiased in (False, True):
         scale = STEPS / k if unbiased else 1.0
@@ -130,7 +132,7 @@ def test_sltt_k_over_all_draws(k: int) -> None:
                 scale: float = scale,
             ) -> None:
                 network.reset(x)
-                sltt_module.spatial(network, *rest, drawn, scale)
+                sltt_module.spatial(network, *rest, loss_of, drawn, scale)
 
             for name, grad in by_rule(net, one, x, y).items():
                 mean[name] = mean.get(name, 0.0) + grad / len(draws)
@@ -347,6 +349,56 @@ def test_checkpointed_bptt_is_bptt_to_the_last_bit(
             assert ours.keys() == whole.keys()
             for name in whole:
                 assert torch.equal(ours[name], whole[name]), (segment, name)
+
+
+# --- the loss of the mean output ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("structure", ["dense", "conv", "recurrent"])
+def test_the_loss_of_the_mean_output(structure: str, form: str) -> None:
+    net = network_of(structure, form)
+    x, y = batch_for(net, STEPS)
+    whole = reference(net, x, y, "full", mean_over=STEPS)
+    same(by_rule(net, BPTT(loss_of="mean"), x, y), whole)
+    same(by_rule(net, TTLBP(0, 0), x, y), whole)
+    cut = reference(net, x, y, "reset", mean_over=STEPS)
+    same(by_rule(net, BPTT(True, "mean"), x, y), cut)
+    same(by_rule(net, SLTT("mean"), x, y), reference(net, x, y, "spatial", so_far=True))
+    ours = by_rule(net, STOP(per_synapse=True, loss_of="mean"), x, y)
+    same(ours, reference(net, x, y, "traces", so_far=True))
+    if form not in ("chip", "hard"):  # elsewhere a presynaptic neuron's trace is not exact
+        same(by_rule(net, OTTT("mean"), x, y), ours, only="weight")
+
+
+@pytest.mark.parametrize("readout", ["membrane", "spikes"])
+@pytest.mark.parametrize("detach", [False, True])
+def test_checkpointing_of_the_mean_output_to_the_last_bit(readout: str, detach: bool) -> None:
+    net = network_of("conv", "chip", readout=readout)
+    x, y = batch_for(net, STEPS)
+    whole = by_rule(net, BPTT(detach, "mean"), x, y)
+    for segment in (0, 1, 2, STEPS):
+        ours = by_rule(net, CheckpointedBPTT(detach, segment, "mean"), x, y)
+        assert ours.keys() == whole.keys()
+        for name in whole:
+            assert torch.equal(ours[name], whole[name]), (segment, name)
+
+
+def test_one_step_is_its_own_mean() -> None:
+    net = network_of("conv", "chip", steps=1)
+    x, y = batch_for(net, 1)
+    for one in (BPTT, SLTT, STOP, OTTT, SLTTK, CheckpointedBPTT):
+        same(by_rule(net, one(loss_of="mean"), x, y), by_rule(net, one(), x, y))
+
+
+def test_local_rules_have_their_own_losses() -> None:
+    message = "loss_of 'mean' is not for tt_lbp: its losses are of the mean outputs of k steps alr"
+    with pytest.raises(PumiceError, match=message):
+        rule("tt_lbp", loss_of="mean")
+    message = "loss_of 'mean' is not for decolle: its losses are each layer's own in every step; "
+    with pytest.raises(PumiceError, match=message):
+        rule("decolle", loss_of="mean")
+    assert rule("tt_lbp", loss_of="steps") == TTLBP(1, 1)
 
 
 # --- identity 12: TT-LBP --------------------------------------------------------------------------
@@ -665,11 +717,11 @@ def _forgotten_factor(monkeypatch: pytest.MonkeyPatch) -> None:
     """T/K left out: the unbiased gradient is the paper's."""
     original = sltt_module.spatial
 
-    def spatial(network: Any, x: Any, y: Any, loss: Any, steps: Any, scale: float) -> Tensor:
-        return original(network, x, y, loss, steps, 1.0)
+    def spatial(network: Any, x: Any, y: Any, loss: Any, of: str, steps: Any, *_: Any) -> Tensor:
+        return original(network, x, y, loss, of, steps)
 
     monkeypatch.setattr(sltt_module, "spatial", spatial)
-    test_sltt_k_over_all_draws(2)
+    test_sltt_k_over_all_draws("steps", 2)
 
 
 def _a_reset_that_detaches_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -714,8 +766,9 @@ def whole_intervals(outputs: list[Tensor], k: int) -> list[Tensor]:
     return [torch.stack(outputs[i : i + k]).mean(0) for i in range(0, len(outputs), k)]
 
 
+@pytest.mark.parametrize("loss_of", ["steps", "mean"])
 @pytest.mark.parametrize("name", RULES)
-def test_loss_and_scores_are_the_output_layers(name: str) -> None:
+def test_loss_and_scores_are_the_output_layers(name: str, loss_of: str) -> None:
     """The mean loss of the outputs that the rule judges, and the scores after the last step."""
     steps = 6
     net = network_of("dense", "chip")
@@ -725,13 +778,17 @@ def test_loss_and_scores_are_the_output_layers(name: str) -> None:
         outputs = [net.step(t) for t in range(steps)]
         scores = net.read()
     judged = outputs
-    if name == "tt_lbp":
+    if loss_of == "mean":
+        if name in LOCAL:
+            pytest.skip("has losses of its own")
+        judged = whole_intervals(outputs, steps)
+    elif name == "tt_lbp":
         judged = whole_intervals(outputs, 3)
     elif name == "sltt_k":
         drawn = torch.randperm(steps, generator=torch.Generator().manual_seed(5))[:2]
         judged = [outputs[t] for t in sorted(drawn.tolist())]
     wanted = torch.stack([F.cross_entropy(o, y) for o in judged]).mean()
-    own = rule(name, k={"tt_lbp": 3}.get(name, 2), n=0)
+    own = rule(name, k={"tt_lbp": 3}.get(name, 2), n=0, loss_of=loss_of)
     found = own(net, x, y, F.cross_entropy, generator=torch.Generator().manual_seed(5))
     assert float(found.loss) == pytest.approx(float(wanted), rel=1e-6)
     torch.testing.assert_close(found.scores, scores, rtol=0.0, atol=0.0)

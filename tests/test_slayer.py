@@ -214,6 +214,16 @@ def test_rules_are_autograd(slayer: Any, build: Build) -> None:
     assert differ(of_means[4], of_means[STEPS]) and differ(of_means[STEPS], expected[STEPS])
     for k, gradient in of_means.items():
         assert_close(by(TTLBP(k, 0), k), gradient)
+    assert_close(by(BPTT(loss_of="mean")), of_means[STEPS])
+    network = Slayer(module, 4)
+    network.reset(x)
+    with torch.no_grad():
+        outputs = []
+        for t in range(STEPS):
+            if t % 4 == 0:
+                network.detach()
+            outputs.append(network.step(t))
+            torch.testing.assert_close(network.mean(t + 1), torch.stack(outputs).mean(0))
 
 
 @BUILDS

@@ -37,6 +37,8 @@ class TrainConfig:
     per_synapse: for ``stop``: exact traces of hard-reset neurons, one a synapse and sample.
     learn_threshold, learn_leak: whether they learn, or stay as they begin.
     loss: ``cross_entropy``; ``mse`` to the one-hot label; ``mixed``: 0.95 and 0.05 of them (SLTT).
+    loss_of: ``steps``: the mean of the steps' losses; ``mean``: the loss of the steps' mean output,
+        by which the network decides. Not for ``tt_lbp`` and ``decolle``.
     time_steps: T, steps a sample lasts.
     encoding: ``graded``, ``rate``, ``latency`` or ``events``.
     payload: the largest payload of ``graded`` and ``events`` (1..255); the smallest is 0.
@@ -82,6 +84,7 @@ class TrainConfig:
     learn_threshold: bool = True
     learn_leak: bool = True
     loss: str = "cross_entropy"
+    loss_of: str = "steps"
     neuron: str = "chip"
     per_neuron: bool = False
     norm: str = ""
@@ -223,6 +226,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "update": ("interval", "batch"),
     "classifiers": ("trainable", "random"),
     "loss": ("cross_entropy", "mse", "mixed"),
+    "loss_of": ("steps", "mean"),
     "neuron": ("chip", "soft", "hard", "A", "B"),
     "norm": ("", "none", "ws", "bn"),
     "precision": ("float32", "tf32"),

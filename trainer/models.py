@@ -437,6 +437,11 @@ class SpikingNetwork(nn.Module):
         limit = formats.STATE_MAX - 1
         return self._total.flatten(1).clamp(-limit, limit)
 
+    def mean(self, steps: int) -> Tensor:
+        """The mean output ``[N, classes]``, no gradient, of the ``steps`` so far."""
+        assert self._total is not None
+        return self._total.flatten(1) / (steps * self.temperature)
+
     def snapshot(self) -> Snapshot:
         """Where the batch stands, without gradient."""
         self.detach()

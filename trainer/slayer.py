@@ -200,11 +200,19 @@ class Slayer(nn.Module):
 
     def read(self) -> Tensor:
         """Scores ``[N, classes]``: spikes so far, the last voltage, or the sum of currents."""
-        assert self._outputs is not None
-        seen = self._outputs[: self._next - self._start].detach()
         if self.readout == "membrane" and self._last is not None and self._last.block.dynamics:
-            return seen[-1]
-        return seen.sum(0) if self._total is None else self._total + seen.sum(0)
+            assert self._outputs is not None
+            return self._outputs[self._next - self._start - 1].detach()
+        return self._sum()
+
+    def mean(self, steps: int) -> Tensor:
+        """The mean output ``[N, classes]``, no gradient, of the ``steps`` so far."""
+        return self._sum() / steps
+
+    def _sum(self) -> Tensor:
+        assert self._outputs is not None
+        seen = self._outputs[: self._next - self._start].detach().sum(0)
+        return seen if self._total is None else self._total + seen
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores ``[N, classes]`` of payloads ``[T, N, ...]``, in one call of the module."""

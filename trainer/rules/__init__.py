@@ -26,12 +26,21 @@ RULES: dict[str, type[Rule]] = {
 }
 LOCAL = ("tt_lbp", "decolle")
 """Rules with local classifiers."""
+_OWN_LOSSES = {
+    "tt_lbp": "of the mean outputs of k steps already",
+    "decolle": "each layer's own in every step",
+}
 
 
 def rule(name: str, **options: Any) -> Rule:
     """A rule by its name. Of the options, each rule takes those that are its own."""
     if name not in RULES:
         raise PumiceError(f"rule {name!r} is unknown: use one of {', '.join(RULES)}")
+    if name in LOCAL and options.get("loss_of") == "mean":
+        raise PumiceError(
+            f"loss_of 'mean' is not for {name}: its losses are {_OWN_LOSSES[name]}; "
+            "use loss_of 'steps'"
+        )
     kind = RULES[name]
     own = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     return kind(**{k: v for k, v in options.items() if k in own})

@@ -46,6 +46,10 @@ class Stepped(Protocol):
     def read(self) -> Tensor:
         """Scores ``[N, classes]``, no gradient: what decides after the steps so far."""
 
+    def mean(self, steps: int) -> Tensor:
+        """The mean of the outputs o ``[N, classes]`` of all steps so far, ``steps`` of them, no
+        gradient."""
+
 
 class Traced(Stepped, Protocol):
     """A network that can carry traces forwards."""
@@ -114,3 +118,8 @@ class Rule(Protocol):
         update: for rules that update weights within a batch: an optimizer's step, after which
             gradients are zero. None: gradients add up over the batch.
         """
+
+
+def at(value: Tensor, o: Tensor) -> Tensor:
+    """``value``, whose gradient is that of ``o``."""
+    return value.detach() + (o - o.detach())

@@ -1,8 +1,9 @@
 """BPTT: backpropagation through time, the reference.
 
-The loss is SLTT's (Meng et al. 2023, arXiv:2302.14311, Eq 14), so that rules can be compared::
+The loss is SLTT's (Meng et al. 2023, arXiv:2302.14311, Eq 14), so that rules can be compared, or
+that of the mean output (``loss_of``; both in Deng et al. 2022, arXiv:2202.11946)::
 
-    L = 1/T Σ_t ℓ(o[t], y)
+    L = 1/T Σ_t ℓ(o[t], y)    or    L = ℓ(1/T Σ_t o[t], y)
 
 and the gradient is all of it: SLTT's Eqs 7, 9 and 10, which in recursive form are, with δ the error
 at the membrane u, φ = ∂s/∂u the surrogate, and ε the sensitivity of Eq 8::
@@ -27,14 +28,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.rules.base import Loss, Restorable, Result, Stepped
+from trainer.rules.base import Loss, Restorable, Result, Stepped, at
 
 
 @dataclass(frozen=True)
 class BPTT:
-    """Autograd over the whole unrolled graph."""
+    """Autograd over the whole unrolled graph.
+
+    loss_of: ``steps``, or the outputs' ``mean``.
+    """
 
     detach_reset: bool = False
+    loss_of: str = "steps"
 
     def __call__(
         self,
@@ -47,12 +52,16 @@ class BPTT:
         update: Callable[[], None] | None = None,
     ) -> Result:
         network.reset(x)
-        losses = []
+        outputs = []
         for t in range(len(x)):
             if self.detach_reset:
                 network.detach_reset()
-            losses.append(loss(network.step(t), y))
-        total = torch.stack(losses).mean()
+            outputs.append(network.step(t))
+        if self.loss_of == "mean":
+            mean = torch.stack(outputs).mean(0)
+            total = loss(at(network.mean(len(x)), mean), y)
+        else:
+            total = torch.stack([loss(o, y) for o in outputs]).mean()
         total.backward()  # type: ignore[no-untyped-call]
         network.gather()
         return Result(total.detach(), network.read())
@@ -63,10 +72,12 @@ class CheckpointedBPTT:
     """BPTT in √T memory: each segment's graph is made when its error comes.
 
     segment: steps a segment; 0: ⌈√T⌉.
+    loss_of: ``steps``, or the outputs' ``mean``.
     """
 
     detach_reset: bool = False
     segment: int = 0
+    loss_of: str = "steps"
 
     def __call__(
         self,
@@ -83,29 +94,36 @@ class CheckpointedBPTT:
         starts = list(range(0, steps, length))
         network.reset(x)
         snapshots = []
-        losses = torch.zeros(steps, dtype=x.dtype, device=x.device)
+        of_steps: list[Tensor] = []
         for start in starts[:-1]:  # the last is done only once, with its graph
             snapshots.append(network.snapshot())
             network.skip(start, start + length)
         snapshots.append(network.snapshot())
         errors: list[Tensor | None] = []
+        of_mean = of_output = torch.zeros((), dtype=x.dtype, device=x.device)
         scores: Tensor | None = None
         for start, snapshot in zip(reversed(starts), reversed(snapshots), strict=True):
             leaves = network.restore(snapshot)
             last = scores is None
             with contextlib.nullcontext() if last else network.replay():
-                parts = []
+                outputs = []
                 for t in range(start, min(start + length, steps)):
                     if self.detach_reset:
                         network.detach_reset()
-                    parts.append(loss(network.step(t), y))
+                    outputs.append(network.step(t))
             if scores is None:
                 scores = network.read()
-            stacked = torch.stack(parts)
-            losses[start : start + length] = stacked.detach()
-            # As the mean over all steps would have it: each step's loss gets the error 1/T.
-            roots: list[Tensor] = [stacked]
-            grads: list[Tensor] = [torch.full_like(stacked, 1 / steps)]
+                if self.loss_of == "mean":
+                    of_mean, of_output = _loss_and_error(loss, network.mean(steps), y)
+            # As the mean over all steps would have it: each step's loss, or output, gets 1/T.
+            if self.loss_of == "mean":
+                part = torch.stack(outputs)
+                grad = (of_output / steps).expand_as(part)
+            else:
+                part = torch.stack([loss(o, y) for o in outputs])
+                grad = torch.full_like(part, 1 / steps)
+                of_steps.append(part.detach())
+            roots, grads = [part], [grad]
             for tensor, error in zip(network.state_tensors(), errors, strict=False):
                 if error is not None and tensor.requires_grad:
                     roots.append(tensor)
@@ -114,4 +132,14 @@ class CheckpointedBPTT:
             errors = [leaf.grad for leaf in leaves]
         network.gather()
         assert scores is not None
-        return Result(losses.mean(), scores)
+        if self.loss_of == "mean":
+            return Result(of_mean, scores)
+        return Result(torch.cat(of_steps[::-1]).mean(), scores)
+
+
+def _loss_and_error(loss: Loss, o: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """ℓ(o, y) and its gradient by o."""
+    o.requires_grad_()
+    total = loss(o, y)
+    (error,) = torch.autograd.grad(total, o)
+    return total.detach(), error

@@ -8,7 +8,13 @@ v = sg(u[t−1] (1 − s[t−1]))), so that the temporal parts of BPTT's Eqs 9 a
     L = 1/T Σ_t ℓ(o[t], y)                                                      Eq 14
 
 Each step's loss, divided by T, is backpropagated at that step and the step's graph freed: memory
-does not depend on T. Threshold and leak learn by the same detached graph:
+does not depend on T. ``loss_of = "mean"`` is the other loss in use, that of the mean output ō, by
+which the network decides (both in Deng et al. 2022, arXiv:2202.11946). Its gradient at each step
+wants ō_T, which is known at the end; what is known is the mean so far (ours)::
+
+    L = ℓ(ō_T, y)    ∂L/∂o[t] = 1/T ∇ℓ(ō_T) ≈ 1/T ∇ℓ(ō_t),   ō_t = 1/t Σ_{i ≤ t} o[i]
+
+Threshold and leak learn by the same detached graph:
 ∂E/∂θ = −Σ_t φ[t] ∂E/∂s[t], ∂E/∂α = Σ_t e_u[t] v.
 """
 
@@ -20,12 +26,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.rules.base import Loss, Result, Stepped
+from trainer.rules.base import Loss, Result, Stepped, at
 
 
 @dataclass(frozen=True)
 class SLTT:
-    """Backward at every step, nothing through time."""
+    """Backward at every step, nothing through time.
+
+    loss_of: ``steps``, or the outputs' ``mean``.
+    """
+
+    loss_of: str = "steps"
 
     def __call__(
         self,
@@ -38,25 +49,35 @@ class SLTT:
         update: Callable[[], None] | None = None,
     ) -> Result:
         network.reset(x)
-        return Result(spatial(network, x, y, loss, range(len(x)), 1.0), network.read())
+        total = spatial(network, x, y, loss, self.loss_of, range(len(x)))
+        return Result(total, network.read())
 
 
 def spatial(
-    network: Stepped, x: Tensor, y: Tensor, loss: Loss, steps: range | set[int], scale: float
+    network: Stepped,
+    x: Tensor,
+    y: Tensor,
+    loss: Loss,
+    loss_of: str,
+    steps: range | set[int],
+    scale: float = 1.0,
 ) -> Tensor:
     """All steps of a batch that was reset, and of ``steps`` each step's gradient.
 
-    scale: the losses', times 1/T. Returns the mean loss of those steps.
+    scale: the losses', times 1/T. Returns the mean loss of those steps, or that of the mean output.
     """
     total = torch.zeros((), device=x.device)
     done = 0
     for t in sorted(steps):
         network.skip(done, t)
         network.detach()
-        part = loss(network.step(t), y)
+        o = network.step(t)
+        part = loss(at(network.mean(t + 1), o) if loss_of == "mean" else o, y)
         (part * (scale / len(x))).backward()
         total += part.detach()
         done = t + 1
     network.skip(done, len(x))
     network.gather()
+    if loss_of == "mean":
+        return loss(network.mean(len(x)), y).detach()
     return total / len(steps)

@@ -27,10 +27,12 @@ class SLTTK:
     """Backward at ``k`` random steps of a batch.
 
     unbiased: gradients times T/k, so that their mean over all draws is SLTT's.
+    loss_of: ``steps``, or the outputs' ``mean`` (over all steps).
     """
 
     k: int = 1
     unbiased: bool = False
+    loss_of: str = "steps"
 
     def __call__(
         self,
@@ -48,4 +50,5 @@ class SLTTK:
         drawn = set(torch.randperm(steps, generator=generator)[: self.k].tolist())
         scale = steps / self.k if self.unbiased else 1.0
         network.reset(x)
-        return Result(spatial(network, x, y, loss, drawn, scale), network.read())
+        total = spatial(network, x, y, loss, self.loss_of, drawn, scale)
+        return Result(total, network.read())

@@ -35,10 +35,12 @@ class STOP:
         presynaptic neuron and a number a receiver. Soft resets and what a static input or a bias
         brings are exact either way.
     mean: gradients of threshold and leak are means over a layer's neurons, not sums.
+    loss_of: ``steps``, or the outputs' ``mean``, as in :mod:`trainer.rules.sltt`.
     """
 
     per_synapse: bool = False
     mean: bool = False
+    loss_of: str = "steps"
 
     def __call__(
         self,
@@ -52,12 +54,18 @@ class STOP:
     ) -> Result:
         network.reset(x)
         network.trace(Tracing(True, self.per_synapse, self.mean))
-        return Result(spatial(network, x, y, loss, range(len(x)), 1.0), network.read())
+        total = spatial(network, x, y, loss, self.loss_of, range(len(x)))
+        return Result(total, network.read())
 
 
 @dataclass(frozen=True)
 class OTTT:
-    """Online training through time: weights by their presynaptic neurons' traces."""
+    """Online training through time: weights by their presynaptic neurons' traces.
+
+    loss_of: ``steps``, or the outputs' ``mean``, as in :mod:`trainer.rules.sltt`.
+    """
+
+    loss_of: str = "steps"
 
     def __call__(
         self,
@@ -71,4 +79,5 @@ class OTTT:
     ) -> Result:
         network.reset(x)
         network.trace(Tracing(neurons=False))
-        return Result(spatial(network, x, y, loss, range(len(x)), 1.0), network.read())
+        total = spatial(network, x, y, loss, self.loss_of, range(len(x)))
+        return Result(total, network.read())
