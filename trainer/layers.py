@@ -17,7 +17,7 @@ import loihi
 from loihi import formats
 from trainer import grid
 from trainer.neurons import REGISTER, Neurons, State, current, fits, step
-from trainer.norms import BatchNorm, ChannelMoments, Moments, per_channel
+from trainer.norms import BatchNorm, Moments, per_channel
 from trainer.pools import POOL_WEIGHT, AvgPool
 from trainer.shared import Shared
 from trainer.synapses import Conv, ModelError, Synapse
@@ -168,17 +168,17 @@ class Layer(nn.Module):
         synapse = self.synapses[number]
         norm = synapse.norm
         assert isinstance(norm, BatchNorm)
-        mean, var = ChannelMoments.apply(synapse.plain(x, ready.weights[number].now()))
-        fold = torch.stack(norm.fold(norm.gamma, norm.beta, mean, var))
-        return fold, (mean.detach(), var.detach())
+        return norm.fold_of(synapse.plain(x, ready.weights[number].now()))
 
     def receive_folded(self, number: int, x: Tensor, ready: Ready, scale: Tensor) -> Tensor:
         """Messages through weights times batch norm's factors."""
-        synapse, real = self.synapses[number], ready.weights[number].now()
-        folded = real * per_channel(scale, real.dim())
-        if self.on_grid:
-            folded = grid.weight(folded) * REGISTER
+        synapse = self.synapses[number]
+        folded = self._folded(ready.weights[number].now(), scale)
         return self._whole(synapse.plain(x, folded, self._step(synapse)), synapse)
+
+    def _folded(self, weight: Tensor, scale: Tensor) -> Tensor:
+        folded = weight * per_channel(scale, weight.dim())
+        return grid.weight(folded) * REGISTER if self.on_grid else folded
 
     def _step(self, synapse: Synapse) -> float:
         """What all weights are multiples of, where messages fit int8 too; else 0."""
@@ -193,12 +193,22 @@ class Layer(nn.Module):
         return a
 
     def receive_traced(
-        self, number: int, x: Tensor, ready: Ready, traces: LayerTraces, trace: Trace
-    ) -> Tensor:
-        """:meth:`receive`, the weights' gradient taken with the messages' trace."""
+        self,
+        number: int,
+        x: Tensor,
+        ready: Ready,
+        traces: LayerTraces,
+        trace: Trace,
+        per_step: bool = False,
+        carried: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`receive`, the weights' gradient taken with the messages' trace.
+
+        carried: for another layer, after this one's own: running statistics stay as they are.
+        """
         synapse, weight = self.synapses[number], ready.weights[number]
         if not weight.value.requires_grad:
-            return self.receive(number, x, ready)[0]
+            return self.receive(number, x, ready)
         with torch.no_grad():
             keep = traces.keep
             if traces.per_synapse:
@@ -208,10 +218,45 @@ class Layer(nn.Module):
                 past = trace.update(synapse.patches(x), kept, traces.decay)
             else:
                 past = trace.update(synapse.traced(x), keep, traces.decay)
+        if per_step and isinstance(synapse.norm, BatchNorm):
+            return self._normalised(number, x, ready, traces, past, carried)
         a = _TracedProduct.apply(
             x, weight.value, weight, synapse, past, traces, self._step(synapse)
         )
-        return self._whole(a, synapse)
+        return self._whole(a, synapse), None
+
+    def _normalised(
+        self,
+        number: int,
+        x: Tensor,
+        ready: Ready,
+        traces: LayerTraces,
+        past: Tensor,
+        carried: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Messages through batch norm by their own statistics; ``past``: their trace.
+
+        What weights, γ and β did to earlier steps goes through this step's statistics, as if all
+        had the same: exact where they do, as a static input's. The messages' error is this step's
+        alone: it goes through the statistics by a way of its own, on which nothing is added.
+        """
+        synapse, weight = self.synapses[number], ready.weights[number]
+        norm = synapse.norm
+        assert isinstance(norm, BatchNorm)
+        product = synapse.plain(x.detach(), weight.now())
+        (scale, offset), moments = norm.fold_of(product)
+        if not carried:
+            norm.follow(*moments)
+        folded = self._folded(weight.now(), scale)
+        a = _TracedProduct.apply(x, folded, None, synapse, past, traces, self._step(synapse))
+        a = self._whole(a, synapse)
+        if x.requires_grad:
+            own = _OfMessages.apply(x, product, synapse, weight)
+            fold, _ = norm.fold_of(own, fixed=True)
+            factor, added = (self._channels(part) for part in fold)
+            through = (product.detach() * factor + added) * (REGISTER if self.on_grid else 1)
+            a = a + (through - through.detach())
+        return a, offset
 
     @torch.no_grad()
     def input_bound(self, ready: Ready) -> float:
@@ -291,17 +336,13 @@ class Layer(nn.Module):
         self, ready: Ready, offset: Tensor | None, traces: LayerTraces | None
     ) -> Tensor | None:
         """The bias in the current's unit, shaped for the layer."""
-        if ready.bias is not None and traces is not None:
-            # A bias is a weight on an input that is always 1.
-            value, trace = ready.bias.value, traces.bias.value
-            assert trace is not None
-            own: Tensor = _TracedBias.apply(value, ready.bias, trace, self._channels(value))
-            return self._on_grid_bias(own)
         bias = plus(None if ready.bias is None else ready.bias.now(), offset)
-        return None if bias is None else self._channels(self._on_grid_bias(bias))
-
-    def _on_grid_bias(self, bias: Tensor) -> Tensor:
-        return grid.bias(bias) * REGISTER if self.on_grid else bias
+        if bias is None:
+            return None
+        bias = self._channels(grid.bias(bias) * REGISTER if self.on_grid else bias)
+        if traces is not None:  # a bias is a weight on an input that is always 1
+            bias = _TracedBias.apply(bias, traces.bias.value)
+        return bias
 
     def _channels(self, x: Tensor) -> Tensor:
         return x[:, None, None] if len(self.synapse.output_shape) == 3 else x
@@ -330,51 +371,75 @@ class Layer(nn.Module):
 
 
 class _TracedProduct(torch.autograd.Function):
-    """A synapse whose weights' gradient is taken with a trace of its messages."""
+    """A synapse whose weights' gradient is taken with a trace of its messages.
+
+    shared: what all steps of a batch share the weights as, and add their gradients up in; None:
+    they are of this step.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        value: Tensor,
-        weight: Shared,
+        weight: Tensor,
+        shared: Shared | None,
         synapse: Synapse,
         trace: Tensor,
         traces: LayerTraces,
         step: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, trace, traces.left)
-        ctx.weight, ctx.synapse, ctx.per_synapse = weight, synapse, traces.per_synapse
+        ctx.save_for_backward(x, weight, trace, traces.left)
+        ctx.shared, ctx.synapse, ctx.per_synapse = shared, synapse, traces.per_synapse
         # A synapse's own fast product, without its gradient.
-        return synapse(x, weight, step).detach()
+        a = synapse.plain(x, weight, step) if shared is None else synapse(x, shared, step)
+        return a.detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, trace, left = ctx.saved_tensors
-        shared: Shared = ctx.weight
+        x, weight, trace, left = ctx.saved_tensors
+        shared: Shared | None = ctx.shared
         synapse: Synapse = ctx.synapse
-        (delta,), weight = grads, shared.value.detach()
+        (delta,), weight = grads, weight.detach()
         errors = delta if left is None else delta * left
-        shared.add(synapse.of_weights(trace, ctx.per_synapse, weight, errors))
-        of_x = synapse.of_messages(x, shared, delta) if ctx.needs_input_grad[0] else None
-        return of_x, *(None,) * 6
+        of_weight: Tensor | None = synapse.of_weights(trace, ctx.per_synapse, weight, errors)
+        if shared is not None:
+            assert of_weight is not None
+            shared.add(of_weight)
+            of_weight = None
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = synapse.of_messages(x, shared or Shared(weight), delta)
+        return of_x, of_weight, *(None,) * 5
+
+
+class _OfMessages(torch.autograd.Function):
+    """A synapse's product, as it is known, whose error goes to the messages alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, product: Tensor, synapse: Synapse, weight: Shared) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.synapse, ctx.weight = synapse, weight
+        return product.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        return ctx.synapse.of_messages(x, ctx.weight, grads[0]), None, None, None
 
 
 class _TracedBias(torch.autograd.Function):
     """A bias whose gradient is taken with the trace of an input that is always 1."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, bias: Shared, trace: Tensor, shaped: Tensor) -> Tensor:
+    def forward(ctx: Any, bias: Tensor, trace: Tensor) -> Tensor:
         ctx.save_for_backward(trace)
-        ctx.bias, ctx.shape = bias, shaped.shape
-        return shaped.expand_as(trace).clone()
+        ctx.shape = bias.shape
+        return bias.expand_as(trace).clone()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (trace,) = ctx.saved_tensors
-        total = (grads[0] * trace).sum_to_size(ctx.shape)
-        ctx.bias.add(total.reshape(-1))
-        return (None,) * 4
+        return (grads[0] * trace).sum_to_size(ctx.shape), None
 
 
 def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -145,10 +145,7 @@ class SpikingNetwork(nn.Module):
         self.refresh()
 
     def trace(self, tracing: Tracing) -> None:
-        """From rest: keeps traces, with which the gradients to come are taken.
-
-        Batch norms then use their running statistics: an error cannot go through a batch's.
-        """
+        """From rest: keeps traces, with which the gradients to come are taken."""
         self._tracing = tracing
         self._traces: list[LayerTraces | None] = []
         for index, layer in enumerate(self.chain):
@@ -159,7 +156,6 @@ class SpikingNetwork(nn.Module):
             None if c.neurons is None else LayerTraces(tracing, c.neurons, 1)
             for c in self.local_layers.values()
         ]
-        self.refresh()
 
     def divide(self, n: int) -> None:
         """From rest: no gradient passes from one block of ``n`` layers to the one before."""
@@ -237,7 +233,7 @@ class SpikingNetwork(nn.Module):
     @property
     def _per_step(self) -> bool:
         """Whether batch norms use each step's own statistics."""
-        return self.training and self._tracing is None and any(c.batch_norms for c in self.chain)
+        return self.training and any(c.batch_norms for c in self.chain)
 
     def _share(self, tensor: Tensor) -> Shared:
         self._shared.append(Shared(tensor))
@@ -340,7 +336,8 @@ class SpikingNetwork(nn.Module):
                 a, b = static.now(scale), None
                 if (owner, number) in self._static_folds:
                     fold, norm, moments = self._static_folds[owner, number]
-                    norm.follow(*moments)
+                    if owner == index:
+                        norm.follow(*moments)
                     b = None if owner in self._biased else fold.now()[1]
             else:
                 message = self._message(owner, self.sources(owner)[number], t, index)
@@ -351,7 +348,12 @@ class SpikingNetwork(nn.Module):
                     a, b = source.receive(number, message, ready, self._per_step)
                 else:
                     trace = traces.messages[place]
-                    a, b = source.receive_traced(number, message, ready, traces, trace), None
+                    carried = owner != index
+                    a, b = source.receive_traced(
+                        number, message, ready, traces, trace, self._per_step, carried
+                    )
+            if owner != index and self._apart(owner, index):
+                a, b = a.detach(), None if b is None else b.detach()
             total = a if total is None else total + a
             offset = plus(offset, b)
         if layer.carry is not None and traces is None:
@@ -405,7 +407,7 @@ class SpikingNetwork(nn.Module):
                 traces.advance(
                     rest, ready.alpha.value, None if ready.beta is None else ready.beta.value
                 )
-                a = layer.receive_traced(0, state.s, ready, traces, traces.messages[0])
+                a, _ = layer.receive_traced(0, state.s, ready, traces, traces.messages[0])
             out = a
             if layer.neurons is not None:
                 new = layer.advance(layer.wrap(a), before, ready, None, traces)

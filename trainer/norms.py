@@ -90,6 +90,16 @@ class BatchNorm(nn.Module):
         scale = gamma * torch.rsqrt(var + self.eps)
         return scale, beta - mean * scale
 
+    def fold_of(self, product: Tensor, fixed: bool = False) -> tuple[Tensor, Moments]:
+        """:meth:`fold`, ``[2, channels]``, by the statistics of ``product`` ``[N, C, ...]``; and
+        these, mean and variance, without gradient. fixed: γ and β get none either."""
+        mean, var = ChannelMoments.apply(product)
+        gamma, beta = self.gamma, self.beta
+        if fixed:
+            gamma, beta = gamma.detach(), beta.detach()
+        fold = torch.stack(self.fold(gamma, beta, mean, var))
+        return fold, (mean.detach(), var.detach())
+
     @torch.no_grad()
     def follow(self, mean: Tensor, var: Tensor) -> None:
         """The running statistics go a little towards a step's."""
