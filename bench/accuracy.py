@@ -38,7 +38,15 @@ MLP = TrainConfig(data="mnist", model="mlp", time_steps=4, epochs=60, lr=0.35, a
 LENET = replace(MLP, model="lenet", norm="bn", lr=0.7, epochs=12)
 FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
 LATENCY = replace(MLP, encoding="latency", time_steps=8, augment="", epochs=12, lr_neuron=0.0002)
-WIDE: dict[str, Any] = {"model": "32c5-2m-64c5-2m-256", "norm": "ws", "payload": 63, "epochs": 16}
+WIDE: dict[str, Any] = {
+    "model": "32c5-2m-64c5-2m-256",
+    "norm": "ws",
+    "payload": 63,
+    "epochs": 16,
+    "lr": 1.0,
+    "surrogate": "exponential",
+    "loss_of": "mean",
+}
 RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},
     "bptt": {"rule": "bptt"},
@@ -47,9 +55,10 @@ RULES: dict[str, dict[str, Any]] = {
     "sltt_k1": {"rule": "sltt_k", "k": 1},
     "sltt_k2": {"rule": "sltt_k", "k": 2},
     "ottt": {"rule": "ottt"},
-    "tt_lbp_4_1": {"rule": "tt_lbp", "k": 4, "n": 1},
-    "tt_lbp_2_2": {"rule": "tt_lbp", "k": 2, "n": 2},
-    "decolle": {"rule": "decolle", "classifiers": "random"},
+    # These have losses of their own.
+    "tt_lbp_4_1": {"rule": "tt_lbp", "k": 4, "n": 1, "loss_of": "steps"},
+    "tt_lbp_2_2": {"rule": "tt_lbp", "k": 2, "n": 2, "loss_of": "steps"},
+    "decolle": {"rule": "decolle", "classifiers": "random", "loss_of": "steps"},
     "bptt_checkpoint": {"rule": "bptt_checkpoint"},
 }
 SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
@@ -59,7 +68,7 @@ SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
 LR_NEURON = {
     "mlp": {"stop": 0.00002},
     "lenet": {"bptt": 0.0002, "bptt_detached": 0.0002, "stop": 0.0002},
-    "wide": {"bptt": 0.0002, "bptt_detached": 0.0002, "stop": 0.005},
+    "wide": {"bptt": 0.0002, "bptt_detached": 0.0002},
 }
 # What stop learns beside weights.
 JOINT: dict[str, dict[str, Any]] = {

@@ -636,6 +636,85 @@ def normalised() -> SpikingNetwork:
     return net.double().train()
 
 
+def normed(model: str, form: str, *decays: float, **options: Any) -> SpikingNetwork:
+    """In training, with batch norm; decays: of the membranes, layer by layer, the last repeated."""
+    from loihi import Encoding
+    from trainer.zoo import build
+
+    shape = (1, 8, 8) if "resnet" in model else (2, 5, 5)
+    net = build(
+        model, shape, 4, Encoding("events", STEPS, (0, 1)),
+        neuron=form, norm="bn", bias=True, dv=900.0, **options,
+    )  # fmt: skip
+    x, _ = batch_for(net, STEPS, 3, samples=8)
+    net.calibrate(x.float(), torch.Generator().manual_seed(0))
+    for number, layer in enumerate(net.chain):
+        if layer.neurons is not None and layer.neurons.dv.requires_grad:
+            layer.neurons.dv.data.fill_(decays[min(number, len(decays) - 1)])
+            layer.neurons.vth.data.mul_(0.5)
+    return net.double().train()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("model", ["4c3p1-5c3-6", "preact_resnet18/32", "sew_resnet18/32"])
+def test_without_memory_traces_under_batch_norm_are_sltt(model: str, form: str) -> None:
+    if "resnet" in model and form not in ("B", "chip"):
+        pytest.skip("the forms differ in a layer; twenty of them take their time")
+    net = normed(model, form, 4096.0)
+    x, y = batch_for(net, STEPS, samples=6)
+    # Form B's reset is no part of what leaks: a threshold's trace is a step's before.
+    parts = ["weight", "gamma", "beta", "bias"] if form == "B" else [""]
+    whole = by_rule(net, SLTT(), x, y)
+    for own in (STOP(), STOP(per_synapse=True)):
+        ours = by_rule(net, own, x, y)
+        for part in parts:
+            same(ours, whole, only=part)
+    same(by_rule(net, OTTT(), x, y), whole, only="synapse")
+    assert whole["layers.1.synapse.norm.gamma"].any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_error_goes_through_a_batchs_statistics_in_its_step_alone(form: str) -> None:
+    """The first layer forgets, so that its gradient is SLTT's: what comes down to it must be."""
+    net = normed("4c3p1-5c3-6", form, 4096.0, 700.0)
+    x, y = batch_for(net, STEPS, samples=6)
+    whole = by_rule(net, SLTT(), x, y)
+    for own in (STOP(), STOP(per_synapse=True), OTTT()):
+        same(by_rule(net, own, x, y), whole, only="layers.0.synapse")
+
+
+@pytest.mark.parametrize("du", [4096.0, 1500.0])
+@pytest.mark.parametrize("form", FORMS)
+def test_traces_under_batch_norm_where_all_steps_have_one_statistic(form: str, du: float) -> None:
+    """Identity 7, of one image at all steps and of a batch whose samples change places."""
+    net = normed("4c3p1", form, 700.0, du=du)
+    x, y = batch_for(net, 1, samples=6)
+    draw = torch.Generator().manual_seed(0)
+    moved = torch.stack([x[0][torch.randperm(6, generator=draw)] for _ in range(STEPS)])
+    static = x.expand(STEPS, *x.shape[1:])
+    exact = STOP(per_synapse=True)
+    for payloads, rules in ((moved, [exact]), (static, [exact, STOP()])):
+        whole = by_rule(net, BPTT(detach_reset=True), payloads, y)
+        assert all(whole[f"layers.0.synapse.norm.{name}"].any() for name in ("gamma", "beta"))
+        for own in rules:
+            same(by_rule(net, own, payloads, y), whole)
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("model", ["4c3p1-5c3-6", "preact_resnet18/32"])
+def test_traces_leave_what_batch_norms_compute(model: str, static: bool) -> None:
+    """Loss, scores and running statistics are SLTT's."""
+    net = normed(model, "chip", 700.0)
+    x, y = batch_for(net, STEPS, samples=6, static=static)
+    one, other = copy.deepcopy(net), copy.deepcopy(net)
+    ours, theirs = STOP()(one, x, y, F.cross_entropy), SLTT()(other, x, y, F.cross_entropy)
+    assert torch.equal(ours.loss, theirs.loss) and torch.equal(ours.scores, theirs.scores)
+    before, found = dict(net.named_buffers()), dict(one.named_buffers())
+    for name, value in other.named_buffers():
+        assert torch.equal(value, found[name]), name
+        assert not name.endswith("running_mean") or not torch.equal(value, before[name])
+
+
 # --- mutations: each of these mistakes must be seen -----------------------------------------------
 
 

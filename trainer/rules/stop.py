@@ -9,6 +9,8 @@ forwards in time (derived: only STOP's abstract is public)::
 with the traces of :mod:`trainer.traces`, one set for each form of neuron, and E = 1/T Σ_t ℓ(o[t],
 y). Memory does not depend on T. Ignored, by design: the derivative of the reset's spikes, and the
 error of a step that reaches lower layers' spikes of earlier steps; α is the receiving layer's.
+Batch norms have each step's statistics, and what W, γ and β did to earlier steps goes through the
+present one's, as if all had the same: exact where they have, as a static input's.
 
 OTTT (Xiao et al. 2022, arXiv:2210.04195) has the weights' traces, one a presynaptic neuron
 (its accumulated spikes â[t] = λ â[t−1] + s[t]); threshold and leak do not learn.
