@@ -9,14 +9,14 @@ import pytest
 
 from bench import accuracy
 from trainer.config import TrainConfig
-from trainer.rules import RULES
+from trainer.rules import RULES, rule
 
 
 def test_the_plan_is_the_table() -> None:
     mlp = accuracy.plan("mlp")
     assert {config.rule for config in mlp.values()} == set(RULES)
-    for rule in ("bptt", "sltt", "stop"):
-        assert sorted(c.seed for c in mlp.values() if c.rule == rule) == [0, 1, 2]
+    for name in ("bptt", "sltt", "stop"):
+        assert sorted(c.seed for c in mlp.values() if c.rule == name) == [0, 1, 2]
     assert all(config.time_steps <= 8 and config.data == "mnist" for config in mlp.values())
     lenet = accuracy.plan("lenet")
     assert {c.data for c in lenet.values()} == {"mnist", "fashion-mnist"}
@@ -27,8 +27,8 @@ def test_the_plan_is_the_table() -> None:
     assert not {c.model for c in lenet.values()} & {c.model for c in wide.values()}
     latency = accuracy.plan("latency")
     assert {c.encoding for c in latency.values()} == {"latency"}
-    for rule in ("bptt", "sltt", "stop"):
-        found = [c.seed for c in latency.values() if c.rule == rule and c.learn_leak]
+    for name in ("bptt", "sltt", "stop"):
+        found = [c.seed for c in latency.values() if c.rule == name and c.learn_leak]
         assert sorted(found) == [0, 1, 2]
     alone = [c for c in latency.values() if not c.learn_leak]
     assert len(alone) == 6 and {c.learn_threshold for c in alone} == {True, False}
@@ -36,6 +36,9 @@ def test_the_plan_is_the_table() -> None:
     assert len(grid) == 6 and {c.neuron for c in grid.values()} == {"chip", "hard"}
     joint = accuracy.plan("joint")
     assert len(joint) == 18 and {c.data for c in joint.values()} == {"digits", "mnist"}
+    for group in accuracy.GROUPS:
+        for config in accuracy.plan(group).values():
+            assert rule(config.rule, **config.to_dict()) is not None  # none is refused
     with pytest.raises(SystemExit, match="group 'x' is unknown"):
         accuracy.plan("x")
 
