@@ -546,6 +546,24 @@ def test_decolle_equals_its_graph(form: str) -> None:
     assert not any(name.endswith(("vth", "dv")) for name in ours)
 
 
+@pytest.mark.parametrize("own", [TTLBP(STEPS, 1), DECOLLE()], ids=str)
+def test_no_error_leaves_a_block_by_what_is_carried(own: Any) -> None:
+    """What a layer's classifier wants changes nothing below it, whatever the layer carries."""
+    net = network_of("preact", "chip", block=1)
+    x, y = batch_for(net, STEPS)
+    (place, carrier), *_ = [(at, c) for at, c in enumerate(net.chain) if c.carry is not None]
+    other = copy.deepcopy(net)
+    other.local_layers[place].synapse.weight.data.neg_()
+    ours, theirs = by_rule(net, own, x, y), by_rule(other, own, x, y)
+    assert carrier.carry is not None and carrier.carry < place
+    below = [k for k in ours if k.startswith("layers.") and int(k.split(".")[1]) < place]
+    assert any(k.startswith(f"layers.{carrier.carry}.synapse") for k in below)
+    for name in below:
+        assert torch.equal(ours[name], theirs[name]), name
+    name = f"layers.{place}.synapse.weight"
+    assert not torch.equal(ours[name], theirs[name])
+
+
 def test_random_classifiers_stay() -> None:
     from loihi import Encoding
     from trainer.zoo import build
