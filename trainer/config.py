@@ -54,7 +54,9 @@ class TrainConfig:
     lr_neuron: that of thresholds and decays, as a fraction of the starting threshold and of 4096.
     schedule: ``cosine`` (to 0 at the end) or ``constant``.
     surrogate: ``triangle``, ``rectangle``, ``exponential``, ``sigmoid``.
-    surrogate_width: in units of the threshold; 0: the papers'.
+    surrogate_width: 0: the papers'; in units of the threshold, by ``surrogate_unit`` of that which
+        a layer begins with (``start``), or as it learns (``threshold``): then surrogates get steep
+        where a threshold falls.
     detach_reset: for ``bptt``: no gradient through resets.
     bias: whether neurons have biases.
     dv, du: starting decays of membrane and current, 0..4096; du = 4096: no current memory.
@@ -99,6 +101,7 @@ class TrainConfig:
     schedule: str = "cosine"
     surrogate: str = "triangle"
     surrogate_width: float = 0.0
+    surrogate_unit: str = "start"
     detach_reset: bool = False
     bias: bool = False
     dv: int = 1024
@@ -222,6 +225,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
         "decolle",
     ),
     "surrogate": ("triangle", "rectangle", "exponential", "sigmoid"),
+    "surrogate_unit": ("start", "threshold"),
     "schedule": ("cosine", "constant"),
     "update": ("interval", "batch"),
     "classifiers": ("trainable", "random"),

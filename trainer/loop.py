@@ -18,7 +18,7 @@ import os
 import resource
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from trainer.distributed import World, world
 from trainer.kernels import use_threads
 from trainer.memory import keep_freed
 from trainer.models import SpikingNetwork
+from trainer.neurons import Neurons
 from trainer.norms import WEIGHT_STD, BatchNorm
 from trainer.rules import LOCAL, rule
 from trainer.rules.base import Loss, Rule
@@ -231,6 +232,15 @@ def draw(network: SpikingNetwork, config: TrainConfig, dataset: Dataset) -> None
     samples = min(CALIBRATION_SAMPLES, CALIBRATION_PIXELS // network.activity_size())
     x = payloads(network, dataset.x_train[: max(samples, 16)])
     network.calibrate(x, torch.Generator().manual_seed(config.seed))
+    if config.surrogate_unit == "start":
+        _hold_surrogates(network, {name: float(p.mean()) for name, p in network.named_parameters()})
+
+
+def _hold_surrogates(network: SpikingNetwork, starts: Mapping[str, float]) -> None:
+    """starts: by a parameter's name, the threshold that a layer begins with."""
+    for name, module in network.named_modules():
+        if isinstance(module, Neurons):
+            module.hold_surrogate(starts[f"{name}.vth"])
 
 
 @torch.no_grad()
@@ -345,6 +355,8 @@ class _Run:
             self.moments = {k: v for k, v in tensors.items() if k.startswith("adam.")}
             self.epoch, self.history = int(state["epoch"]), list(state["history"])
             self.scales = dict(state["scales"])
+            if self.config.surrogate_unit == "start":
+                _hold_surrogates(self.network, self.scales)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise TrainError(f"{path} is not a checkpoint of this model: {reason}") from None

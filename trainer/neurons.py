@@ -27,6 +27,7 @@ over memory (:mod:`trainer.kernels`).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -430,6 +431,11 @@ class Neurons(nn.Module):
         self.du = nn.Parameter(torch.tensor(float(du))) if du < formats.DECAY_ONE else None
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.requires_grad_(learns)
+
+    def hold_surrogate(self, threshold: float) -> None:
+        """The surrogate's unit is ``threshold``, whatever the threshold learns from here on."""
+        unit = threshold * (REGISTER if self.on_grid else 1.0)
+        self.surrogate = replace(self.surrogate, unit=unit)
 
     def learn(self, threshold: bool, leak: bool) -> None:
         """Which of the neurons' own parameters learn; those that are fixed stay so."""

@@ -94,9 +94,8 @@ class BatchNorm(nn.Module):
         """:meth:`fold`, ``[2, channels]``, by the statistics of ``product`` ``[N, C, ...]``; and
         these, mean and variance, without gradient. fixed: γ and β get none either."""
         mean, var = ChannelMoments.apply(product)
-        gamma, beta = self.gamma, self.beta
-        if fixed:
-            gamma, beta = gamma.detach(), beta.detach()
+        own: list[Tensor] = [self.gamma, self.beta]
+        gamma, beta = (p.detach() for p in own) if fixed else own
         fold = torch.stack(self.fold(gamma, beta, mean, var))
         return fold, (mean.detach(), var.detach())
 
