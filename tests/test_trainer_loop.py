@@ -437,6 +437,29 @@ def test_validation_samples_are_held_out_of_training(tmp_path: Path) -> None:
     assert len(done.predictions) == 350
 
 
+@pytest.mark.parametrize("neuron", ["chip", "hard"])
+def test_surrogates_stay_as_wide_as_they_begin(neuron: str, tmp_path: Path) -> None:
+    config = replace(SMALL, neuron=neuron, epochs=2, rule="bptt", lr_neuron=0.01)
+    dataset, folder = few(), tmp_path / "run"
+    fresh = loop.build_network(config, dataset)
+    loop.draw(fresh, config, dataset)
+    begun = float(fresh.chain[0].neurons.vth)  # type: ignore[union-attr]
+    trained = train(config, dataset, folder).module
+    found = loop.restore(config, dataset, folder / loop.CHECKPOINT)
+    for network in (fresh, trained, found):
+        neurons = network.chain[0].neurons
+        assert neurons is not None
+        theta = neurons.thresholds().detach()
+        unit = begun * (64 if neuron == "chip" else 1)
+        assert float(neurons.surrogate.slope(theta, theta)) == pytest.approx(1 / unit)
+    assert abs(float(found.chain[0].neurons.vth) / begun - 1) > 0.02  # type: ignore[union-attr]
+    steep = train(replace(config, surrogate_unit="threshold"), dataset, tmp_path / "other").module
+    neurons = steep.chain[0].neurons
+    assert neurons is not None
+    theta = neurons.thresholds().detach()
+    assert float(neurons.surrogate.slope(theta, theta)) == pytest.approx(1 / float(theta))
+
+
 @pytest.mark.parametrize("loss", ["mse", "mixed"])
 def test_losses(loss: str, tmp_path: Path) -> None:
     o, y = torch.tensor([[0.5, 0.25], [1.0, 0.0]]), torch.tensor([0, 1])

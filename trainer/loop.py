@@ -233,7 +233,9 @@ def draw(network: SpikingNetwork, config: TrainConfig, dataset: Dataset) -> None
     x = payloads(network, dataset.x_train[: max(samples, 16)])
     network.calibrate(x, torch.Generator().manual_seed(config.seed))
     if config.surrogate_unit == "start":
-        _hold_surrogates(network, {name: float(p.mean()) for name, p in network.named_parameters()})
+        _hold_surrogates(
+            network, {name: float(p.detach().mean()) for name, p in network.named_parameters()}
+        )
 
 
 def _hold_surrogates(network: SpikingNetwork, starts: Mapping[str, float]) -> None:
