@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -529,7 +530,14 @@ def test_thresholds_that_fell_are_warned_of(
 ) -> None:
     """In the metrics as a part of where they began; in a line of ``train``, once; in the report."""
     out = tmp_path / "fallen"
-    settings = TrainConfig(epochs=3, time_steps=4, rule="bptt", hidden=(24, 16), lr_neuron=1e-4)
+    settings = TrainConfig(
+        epochs=3,
+        time_steps=4,
+        rule="bptt",
+        hidden=(24, 16),
+        lr_neuron=1e-4,
+        surrogate_unit="threshold",
+    )
     begun: dict[str, torch.Tensor] = {}
 
     def begin(self: loop._Run) -> None:
@@ -555,8 +563,9 @@ def test_thresholds_that_fell_are_warned_of(
     part = lines[0]["thresholds"][1]
     assert line.strip() == (
         f"layer 1: its threshold fell to {part:.1%} of where it began, and gradients grow as it "
-        "falls: use a lower lr_neuron (0.0001), or learn_threshold = false"
+        "falls: use surrogate_unit = start, or a lower lr_neuron (0.0001)"
     )
+    assert not runs.fallen(lines[0], replace(settings, surrogate_unit="start"))
     assert main(["report", str(out)]) == 0
     known = runs.read(out)
     assert known.thresholds()[1] == [row["thresholds"][1] for row in lines]

@@ -144,13 +144,15 @@ FALLEN = 0.05
 def fallen(metrics: Mapping[str, Any], config: TrainConfig) -> dict[int, str]:
     """What is wrong with a layer's threshold after an epoch, by the layer's index.
 
-    Surrogates are as many times as steep as the threshold is smaller, and the layer's errors as
-    many times as large: few networks learn on.
+    By ``surrogate_unit = "threshold"`` surrogates are as many times as steep as the threshold is
+    smaller, and the layer's errors as many times as large: few networks learn on.
     """
+    if config.surrogate_unit != "threshold":
+        return {}
     noted = enumerate(metrics.get("thresholds") or ())
     return {
         index: f"layer {index}: its threshold fell to {part:.1%} of where it began, and gradients "
-        f"grow as it falls: use a lower lr_neuron ({config.lr_neuron}), or learn_threshold = false"
+        f"grow as it falls: use surrogate_unit = start, or a lower lr_neuron ({config.lr_neuron})"
         for index, part in noted
         if part is not None and part < FALLEN
     }
