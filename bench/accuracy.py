@@ -3,15 +3,14 @@
     python -m bench.accuracy GROUP ... [--out runs/accuracy] [--workers 2] [--json]
 
 Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``wide`` (a LeNet of
-twice the width, whose means are part of its synapses), ``mean`` (the same on Fashion-MNIST, by the
-loss of the mean output), ``latency`` (MNIST with one spike a pixel,
-which has to be remembered), ``grid`` (the grid against real numbers), ``joint`` (weights alone;
-with threshold; with leak too). Each run is a process of one thread, as many at a time as there are
-workers, with a folder of its own: a run that is done is not done again, one that was interrupted
-goes on from its last epoch. The table, printed at the end or at once with ``--table``, has for each
-run the accuracy of the *exported file* in the integer engine on all test samples, which must be the
-trainer's own predictions; ``cpu_seconds`` are the processor's, which other work on the machine does
-not change as it does ``seconds``.
+twice the width, whose means are part of its synapses), ``mean`` (the same by the loss of the mean
+output), ``latency`` (MNIST with one spike a pixel, which has to be remembered), ``grid`` (the grid
+against real numbers), ``joint`` (weights alone; with threshold; with leak too). Each run is a
+process of one thread, as many at a time as there are workers, with a folder of its own: a run that
+is done is not done again, one that was interrupted goes on from its last epoch. The table, printed
+at the end or at once with ``--table``, has for each run the accuracy of the *exported file* in the
+integer engine on all test samples, which must be the trainer's own predictions; ``cpu_seconds`` are
+the processor's, which other work on the machine does not change as it does ``seconds``.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ LENET = replace(MLP, model="lenet", norm="bn", lr=0.7, epochs=12)
 FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
 LATENCY = replace(MLP, encoding="latency", time_steps=8, augment="", epochs=12, lr_neuron=0.0002)
 WIDE: dict[str, Any] = {"model": "32c5-2m-64c5-2m-256", "norm": "ws", "payload": 63, "epochs": 16}
-MEAN = replace(FASHION, **WIDE, loss_of="mean", surrogate="exponential", lr=1.0)
+MEAN: dict[str, Any] = {**WIDE, "loss_of": "mean", "surrogate": "exponential", "lr": 1.0}
 RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},
     "bptt": {"rule": "bptt"},
@@ -107,9 +106,10 @@ def plan(group: str) -> dict[str, TrainConfig]:
                 run = f"{group}-{FASHION.data}-{name}"
                 runs[f"{run}-{seed}"] = replace(runs[run], seed=seed)
     elif group == "mean":
-        for seed in range(3):
+        for base, seed in ((FASHION, 0), (LENET, 0), (FASHION, 1), (FASHION, 2)):
             for name in ("sltt", "stop"):
-                runs[f"mean-{name}-{seed}"] = replace(MEAN, seed=seed, **RULES[name])
+                own = replace(base, seed=seed, **MEAN, **RULES[name])
+                runs[f"mean-{base.data}-{name}-{seed}"] = own
     elif group == "latency":
         for seed in range(3):
             base = replace(LATENCY, seed=seed)
