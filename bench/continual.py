@@ -45,8 +45,10 @@ SHARES = ("old", "new", "all", "forgetting")
 
 
 OFFLINE = {
-    "digits": TrainConfig(data="digits", hidden=(256,), encoding="rate", epochs=20),
-    "mnist": TrainConfig(data="mnist", hidden=(400,), encoding="rate", epochs=4),
+    "digits": TrainConfig(hidden=(256,), encoding="rate", epochs=20, surrogate_unit="threshold"),
+    "mnist": TrainConfig(
+        data="mnist", hidden=(400,), encoding="rate", epochs=4, surrogate_unit="threshold"
+    ),
 }
 READOUT = Rule(leak=1000, readout_impulse=2)
 BOTH = Rule(leak=1000, readout_impulse=4, hidden_impulse=8)
