@@ -673,11 +673,14 @@ def normed(model: str, form: str, *decays: float, **options: Any) -> SpikingNetw
     return net.double().train()
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("model", ["4c3p1-5c3-6", "preact_resnet18/32", "sew_resnet18/32"])
+@pytest.mark.parametrize(
+    ("model", "form"),
+    [
+        *(("4c3p1-5c3-6", form) for form in FORMS),
+        *((f"{name}_resnet18/32", form) for name in ("preact", "sew") for form in ("B", "chip")),
+    ],
+)
 def test_without_memory_traces_under_batch_norm_are_sltt(model: str, form: str) -> None:
-    if "resnet" in model and form not in ("B", "chip"):
-        pytest.skip("the forms differ in a layer; twenty of them take their time")
     net = normed(model, form, 4096.0)
     x, y = batch_for(net, STEPS, samples=6)
     # Form B's reset is no part of what leaks: a threshold's trace is a step's before.
@@ -863,8 +866,13 @@ def whole_intervals(outputs: list[Tensor], k: int) -> list[Tensor]:
     return [torch.stack(outputs[i : i + k]).mean(0) for i in range(0, len(outputs), k)]
 
 
-@pytest.mark.parametrize("loss_of", ["steps", "mean"])
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    ("name", "loss_of"),
+    [
+        *((name, "steps") for name in RULES),
+        *((name, "mean") for name in RULES if name not in LOCAL),
+    ],
+)
 def test_loss_and_scores_are_the_output_layers(name: str, loss_of: str) -> None:
     """The mean loss of the outputs that the rule judges, and the scores after the last step."""
     steps = 6
@@ -876,8 +884,6 @@ def test_loss_and_scores_are_the_output_layers(name: str, loss_of: str) -> None:
         scores = net.read()
     judged = outputs
     if loss_of == "mean":
-        if name in LOCAL:
-            pytest.skip("has losses of its own")
         judged = whole_intervals(outputs, steps)
     elif name == "tt_lbp":
         judged = whole_intervals(outputs, 3)
