@@ -24,7 +24,8 @@ from loihi import PumiceError, decide, engine, reference
 from trainer import loop, observe, simulate
 from trainer.config import TrainConfig
 from trainer.data.dataset import Dataset
-from trainer.rules import RULES
+from trainer.rules import LOCAL, RULES
+from trainer.surrogates import SHAPES
 
 pytestmark = pytest.mark.exactness
 COUNT = int(os.environ.get("PUMICE_SOAK", "60"))
@@ -68,9 +69,13 @@ def runs(draw: st.DrawFn) -> tuple[TrainConfig, Dataset]:
     dataset = Dataset("random", *split, 0.0, 16.0 if whole else 1.0, classes)
     divisors = [k for k in range(1, steps + 1) if steps % k == 0]
     decay = st.one_of(st.sampled_from((0, 1024, 4096)), st.integers(0, 4096))
+    rule = draw(st.sampled_from(tuple(RULES)))
     config = TrainConfig(
         model=draw(architectures(images)),
-        rule=draw(st.sampled_from(tuple(RULES))),
+        rule=rule,
+        loss_of="steps" if rule in LOCAL else draw(st.sampled_from(("steps", "mean"))),
+        surrogate=draw(st.sampled_from(tuple(SHAPES))),
+        surrogate_unit=draw(st.sampled_from(("start", "threshold"))),
         k=draw(st.sampled_from(divisors)),
         n=draw(st.integers(0, 3)),
         update=draw(st.sampled_from(("interval", "batch"))),
