@@ -71,7 +71,7 @@ def test_every_preset_can_be_trained_and_says_where_it_is_from(name: str) -> Non
         ("stop-mnist", "mlp-stop-0"),
         ("stop-mnist-latency", "latency-stop-0"),
         ("bptt-mnist", "mlp-bptt-0"),
-        ("sltt-mnist-lenet", "wide-mnist-sltt"),
+        ("sltt-mnist-lenet", "mean-mnist-sltt-0"),
         ("sltt-fashion-mnist-lenet", "mean-fashion-mnist-sltt-0"),
         ("tt_lbp-fashion-mnist-lenet", "wide-fashion-mnist-tt_lbp_2_2"),
     ],
