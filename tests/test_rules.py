@@ -391,6 +391,14 @@ def test_one_step_is_its_own_mean() -> None:
         same(by_rule(net, one(loss_of="mean"), x, y), by_rule(net, one(), x, y))
 
 
+@pytest.mark.parametrize("kind", [BPTT, CheckpointedBPTT, SLTT, SLTTK, OTTT, STOP])
+def test_a_loss_of_something_else_is_refused(kind: type[Any]) -> None:
+    net = network_of("dense", "chip")
+    x, y = batch_for(net, STEPS)
+    with pytest.raises(PumiceError, match="loss_of 'sum' is unknown: use steps or mean"):
+        by_rule(net, kind(loss_of="sum"), x, y)
+
+
 def test_local_rules_have_their_own_losses() -> None:
     message = "loss_of 'mean' is not for tt_lbp: its losses are of the mean outputs of k steps alr"
     with pytest.raises(PumiceError, match=message):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from loihi.errors import PumiceError
 from trainer.traces import Tracing
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -118,6 +119,16 @@ class Rule(Protocol):
         update: for rules that update weights within a batch: an optimizer's step, after which
             gradients are zero. None: gradients add up over the batch.
         """
+
+
+def by_mean(loss_of: str) -> bool:
+    """Whether the loss is that of the ``mean`` output, rather than the mean of the ``steps``'.
+
+    Raises :class:`PumiceError` for any other name.
+    """
+    if loss_of not in ("steps", "mean"):
+        raise PumiceError(f"loss_of {loss_of!r} is unknown: use steps or mean")
+    return loss_of == "mean"
 
 
 def at(value: Tensor, o: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.rules.base import Loss, Restorable, Result, Stepped, at
+from trainer.rules.base import Loss, Restorable, Result, Stepped, at, by_mean
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,14 @@ class BPTT:
         generator: torch.Generator | None = None,
         update: Callable[[], None] | None = None,
     ) -> Result:
+        mean_loss = by_mean(self.loss_of)
         network.reset(x)
         outputs = []
         for t in range(len(x)):
             if self.detach_reset:
                 network.detach_reset()
             outputs.append(network.step(t))
-        if self.loss_of == "mean":
+        if mean_loss:
             mean = torch.stack(outputs).mean(0)
             total = loss(at(network.mean(len(x)), mean), y)
         else:
@@ -89,6 +90,7 @@ class CheckpointedBPTT:
         generator: torch.Generator | None = None,
         update: Callable[[], None] | None = None,
     ) -> Result:
+        mean_loss = by_mean(self.loss_of)
         steps = len(x)
         length = self.segment or math.ceil(math.sqrt(steps))
         starts = list(range(0, steps, length))
@@ -113,10 +115,10 @@ class CheckpointedBPTT:
                     outputs.append(network.step(t))
             if scores is None:
                 scores = network.read()
-                if self.loss_of == "mean":
+                if mean_loss:
                     of_mean, of_output = _loss_and_error(loss, network.mean(steps), y)
             # As the mean over all steps would have it: each step's loss, or output, gets 1/T.
-            if self.loss_of == "mean":
+            if mean_loss:
                 part = torch.stack(outputs)
                 grad = (of_output / steps).expand_as(part)
             else:
@@ -132,7 +134,7 @@ class CheckpointedBPTT:
             errors = [leaf.grad for leaf in leaves]
         network.gather()
         assert scores is not None
-        if self.loss_of == "mean":
+        if mean_loss:
             return Result(of_mean, scores)
         return Result(torch.cat(of_steps[::-1]).mean(), scores)
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.rules.base import Loss, Result, Stepped, at
+from trainer.rules.base import Loss, Result, Stepped, at, by_mean
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,19 @@ def spatial(
 
     scale: the losses', times 1/T. Returns the mean loss of those steps, or that of the mean output.
     """
+    mean_loss = by_mean(loss_of)
     total = torch.zeros((), device=x.device)
     done = 0
     for t in sorted(steps):
         network.skip(done, t)
         network.detach()
         o = network.step(t)
-        part = loss(at(network.mean(t + 1), o) if loss_of == "mean" else o, y)
+        part = loss(at(network.mean(t + 1), o) if mean_loss else o, y)
         (part * (scale / len(x))).backward()
         total += part.detach()
         done = t + 1
     network.skip(done, len(x))
     network.gather()
-    if loss_of == "mean":
+    if mean_loss:
         return loss(network.mean(len(x)), y).detach()
     return total / len(steps)
