@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -670,6 +671,26 @@ class TestEnds:
             "print('loaded', [name for name in ['torch', 'lava'] if name in sys.modules])"
         )
         assert run_python(code).splitlines()[-1] == "loaded []"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU OpenMP is Linux's")
+@pytest.mark.parametrize(
+    ("chosen", "spins"),
+    [({}, "3000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_threads_that_wait_leave_their_cores_soon(chosen, spins, data, tmp_path):
+    """As OpenMP itself says it when torch has loaded it."""
+    start = "from cli.start import main; import sys; sys.exit(main())"
+    own = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", start, "train", "--data", data, *SHORT, "--out", tmp_path / "run"],
+        cwd=ROOT,
+        env={**own, **chosen, "OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)) == {spins}
 
 
 class TestDisk:
