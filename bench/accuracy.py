@@ -43,11 +43,23 @@ MLP = TrainConfig(
     augment=WARP,
     surrogate_unit="threshold",
 )
-LENET = replace(MLP, model="lenet", norm="bn", lr=0.7, epochs=12)
+LENET = replace(MLP, model="lenet", norm="bn", lr=0.7, epochs=12, surrogate_unit="start")
 FASHION = replace(LENET, data="fashion-mnist", augment="flip", shift=0.05)
 LATENCY = replace(MLP, encoding="latency", time_steps=8, augment="", epochs=12, lr_neuron=0.0002)
-WIDE: dict[str, Any] = {"model": "32c5-2m-64c5-2m-256", "norm": "ws", "payload": 63, "epochs": 16}
-MEAN: dict[str, Any] = {**WIDE, "loss_of": "mean", "surrogate": "exponential", "lr": 1.0}
+WIDE: dict[str, Any] = {
+    "model": "32c5-2m-64c5-2m-256",
+    "norm": "ws",
+    "payload": 63,
+    "epochs": 16,
+    "surrogate_unit": "threshold",
+}
+MEAN: dict[str, Any] = {
+    **WIDE,
+    "loss_of": "mean",
+    "surrogate": "exponential",
+    "surrogate_unit": "start",
+    "lr": 1.0,
+}
 RULES: dict[str, dict[str, Any]] = {
     "sltt": {"rule": "sltt"},
     "bptt": {"rule": "bptt"},
@@ -66,11 +78,10 @@ SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
 # thresholds fall to nothing: by stop an mlp's last one to 1 % of where it began with one seed of
 # three, and by stop and BPTT LeNet's. The gains of wide's weight standardisation learn at this rate
 # too, and want more.
-HELD: dict[str, Any] = {"surrogate_unit": "start"}
 SLOW: dict[str, Any] = {"lr_neuron": 0.0002}
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "mlp": {"stop": {"lr_neuron": 0.00002}},
-    "lenet": {"bptt": HELD, "bptt_detached": HELD, "stop": HELD},
+    "lenet": {},
     "wide": {"bptt": SLOW, "bptt_detached": SLOW, "stop": {"lr_neuron": 0.005}},
 }
 # What stop learns beside weights.
@@ -107,7 +118,7 @@ def plan(group: str) -> dict[str, TrainConfig]:
                 runs[f"{run}-{seed}"] = replace(runs[run], seed=seed)
     elif group == "mean":
         for base, seed in ((FASHION, 0), (LENET, 0), (FASHION, 1), (FASHION, 2)):
-            for name in ("sltt", "stop"):
+            for name in ("sltt", "stop", "bptt", "sltt_k2")[: 2 if seed else None]:
                 own = replace(base, seed=seed, **MEAN, **RULES[name])
                 runs[f"mean-{base.data}-{name}-{seed}"] = own
     elif group == "latency":

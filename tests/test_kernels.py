@@ -102,7 +102,7 @@ def test_weight_gradients_event_by_event(density: float, threads: int) -> None:
 
 
 @pytest.mark.parametrize("path", ["int8", "float", "plain"])
-@pytest.mark.parametrize("inputs", [3, 200, 5000])
+@pytest.mark.parametrize("inputs", [1, 2, 3, 200, 5000])
 def test_products_are_exact(path: str, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if path == "int8":
         assert products.int8_product() is not None  # else this proves nothing
@@ -121,6 +121,22 @@ def test_products_are_exact(path: str, inputs: int, monkeypatch: pytest.MonkeyPa
     assert torch.equal(ours.long(), expected) or (path != "int8" and inputs == 5000)
     if path == "int8":
         assert ours.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("model", "features"), [("64", 1), ("1-64", 5), ("64r", 1), ("1-3", 5)])
+def test_layers_of_one_input(model: str, features: int) -> None:
+    """Of which torch 2.13's int8 product leaves the sums as it found the memory."""
+    network = build(model, (features,), 4, Encoding("events", 4, (0, 3)))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 4, (4, 32, features), generator=generator).float()
+    network.calibrate(x, generator)
+    whole = copy.deepcopy(network).double()
+    for _ in range(3):
+        for ours, theirs in zip(network.spikes(x), whole.spikes(x.double()), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        network.reset(x)
+        network.skip(0, 4)
+        assert torch.equal(network.read().double(), whole(x.double()))
 
 
 @pytest.mark.parametrize("samples", [1, products.FEW - 1, products.FEW, 70])

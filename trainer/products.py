@@ -14,6 +14,7 @@ the same either way; gradients differ by float32's rounding. :mod:`trainer.convo
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,15 +33,21 @@ FEW = 16
 
 
 @functools.cache
-def int8_product() -> Any:
-    """torch's int8 product, if this build has one that works here; else None."""
+def int8_product() -> Callable[[Tensor, Tensor], Tensor] | None:
+    """``x yᵀ`` of int8 in int32, if this build of torch has one that works here; else None."""
     try:
         x = torch.tensor([[1, -2, 127], [0, 5, -128]], dtype=torch.int8)
         if torch.equal(torch._int_mm(x, x.T), x.int() @ x.int().T):
-            return torch._int_mm
+            return _int8_times
     except (AttributeError, RuntimeError):
         pass
     return None
+
+
+def _int8_times(x: Tensor, y: Tensor) -> Tensor:
+    if x.shape[1] == 1:  # torch 2.13 leaves these sums as it found the memory
+        return x.int() * y.int().T
+    return torch._int_mm(x, y.T)
 
 
 @functools.cache
@@ -71,8 +78,7 @@ def _forward(x: Tensor, weight: Shared, step: float) -> Tensor:
     product = int8_product() if step and on_cpu and len(weight.value) >= SMALL else None
     if product is None:
         return times(x, weight.matrix)
-    sums: Tensor = product(x.to(torch.int8), weight.int8(step).T)
-    return sums.float().mul_(step)
+    return product(x.to(torch.int8), weight.int8(step)).float().mul_(step)
 
 
 def _weight_gradient(x: Tensor, delta: Tensor, weight: Shared) -> None:

@@ -139,5 +139,7 @@ def _product(synapse: Synapse, message: Tensor, weight: Shared) -> tuple[Tensor,
         message = synapse.sums(message)
     if isinstance(synapse, Conv) and not synapse.is_dense:
         return int8_convolve(message, weight, synapse.geometry, STEP), 1.0
-    a: Tensor = int8_product()(message.flatten(1), weight.int8(STEP).T)
+    product = int8_product()
+    assert product is not None
+    a = product(message.flatten(1), weight.int8(STEP))
     return a.view(len(a), *synapse.output_shape), STEP
