@@ -55,6 +55,23 @@ def test_the_step_is_lavas_integers(decay: int, threads: int) -> None:
     np.testing.assert_array_equal(spikes.numpy(), expected > theta)
 
 
+@pytest.mark.parametrize("shape", ["exponential", "sigmoid"])
+def test_slopes_far_from_the_threshold(shape: str) -> None:
+    """In float32 too they are what they are, however small; compiled and not."""
+    theta = torch.tensor(64.0)
+    m = 64 + 64 * torch.linspace(-9, 9, 501)
+    phi = Surrogate(shape)
+    exact = phi.slope(m.double(), theta.double())
+    torch.testing.assert_close(phi.slope(m, theta).double(), exact, rtol=1e-4, atol=0)
+    assert phi.width is not None
+    out = torch.empty_like(m)
+    kernels._slopes(
+        kernels.SHAPES.index(shape), m.numpy(), np.ones(501, np.float32), 64.0, 64.0, phi.width,
+        out.numpy(),
+    )  # fmt: skip
+    torch.testing.assert_close(out.double(), exact, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("shape", SURROGATES)
 @pytest.mark.parametrize("wanted", ["all", "spatial", "membrane alone"])
 def test_the_steps_derivatives(shape: str, wanted: str, threads: int) -> None:

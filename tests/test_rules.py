@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from loihi.errors import PumiceError
 from trainer.models import SpikingNetwork
 from trainer.neurons import FormA, FormB
-from trainer.norms import ChannelMoments
+from trainer.norms import BatchNorm, ChannelMoments, Moments
 from trainer.rules import (
     BPTT,
     DECOLLE,
@@ -200,13 +200,15 @@ def test_soft_resets_need_no_trace_per_synapse(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["A", "B", "hard"])
-def test_one_threshold_and_leak_a_neuron(form: str) -> None:
-    net = network_of("dense", form, per_neuron=True)
+@pytest.mark.parametrize(("structure", "shape"), [("dense", (9,)), ("conv", (4, 6, 6))])
+def test_one_threshold_and_leak_a_neuron(structure: str, shape: tuple[int, ...], form: str) -> None:
+    net = network_of(structure, form, per_neuron=True)
     x, y = batch_for(net, STEPS)
     for own, mode in ((BPTT(), "full"), (SLTT(), "spatial"), (STOP(), "traces")):
         ours = by_rule(net, own, x, y)
         same(ours, reference(net, x, y, mode))
-        assert ours["layers.0.neurons.vth"].shape == (9,)
+        assert ours["layers.0.neurons.vth"].shape == shape
+    same(by_rule(net, STOP(mean=True), x, y), ours)  # of one neuron
 
 
 def test_means_are_sums_over_neurons() -> None:
@@ -265,12 +267,15 @@ def test_one_step_makes_all_rules_equal(structure: str, form: str) -> None:
         same(by_rule(net, other, x, y), whole)
 
 
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("du", [4096.0, 1500.0])
 @pytest.mark.parametrize("form", ["A", "B", "soft"])
-def test_ottt_is_the_weights_part(form: str) -> None:
-    net = network_of("conv", form)
-    x, y = batch_for(net, STEPS)
+def test_ottt_is_the_weights_part(form: str, du: float, static: bool) -> None:
+    net = network_of("conv", form, du=du)
+    x, y = batch_for(net, STEPS, static=static)
     ours, whole = by_rule(net, OTTT(), x, y), by_rule(net, STOP(), x, y)
-    same(ours, whole, only="weight")
+    for part in ("weight", "bias"):
+        same(ours, whole, only=part)
     assert not any(name.endswith(("vth", "dv")) for name in ours)
 
 
@@ -648,6 +653,71 @@ def test_batch_norm_of_a_static_input(own: Any) -> None:
     for name, value in other.named_buffers():
         assert torch.equal(value, found[name]), name
         assert not name.endswith("running_mean") or not torch.equal(value, before[name])
+
+
+@pytest.mark.parametrize("own", [BPTT(), CheckpointedBPTT(), CheckpointedBPTT(segment=2)], ids=str)
+def test_a_batchs_steps_are_followed_once_each(own: Any) -> None:
+    """By a forward pass alone, and by rules that do some steps twice."""
+    net = normed("4c3p1-5c3-6", "chip", 700.0)
+    x, y = batch_for(net, STEPS, samples=6)
+    other = copy.deepcopy(net)
+    own(net, x, y, F.cross_entropy)
+    other(x)
+    found = dict(net.named_buffers())
+    for name, value in other.named_buffers():
+        assert torch.equal(value, found[name]), name
+
+
+def test_a_small_batch_moves_running_statistics_by_its_share() -> None:
+    """The parts of a batch as far as the whole of it, however it is divided."""
+    generator = torch.Generator().manual_seed(0)
+    first, then = (
+        Moments(torch.randn(4, generator=generator), torch.rand(4, generator=generator), 60)
+        for _ in range(2)
+    )
+    whole, parts = BatchNorm(4), BatchNorm(4)
+    for norm in (whole, parts):
+        norm.follow(first)
+    torch.testing.assert_close(whole.running_mean, 0.1 * first.mean)
+    whole.follow(then)
+    for samples in (1, 20, 39):
+        parts.follow(then._replace(samples=samples))
+    torch.testing.assert_close(parts.running_mean, whole.running_mean)
+    torch.testing.assert_close(parts.running_var, whole.running_var)
+
+
+def test_batch_norm_on_a_loop_begins_as_all_others_do() -> None:
+    """From the synaptic input that there is: what comes out of it is as large as what goes in."""
+    net = network_of("24r", "chip", norm="bn", steps=8).train()
+    loop = net.chain[0].links[0].synapse
+    start = loop.norm.gamma.detach().clone()
+    x, _ = batch_for(net, 8, samples=40)
+    net.reset(x)
+    received = []
+    for t in range(8):
+        net.step(t)
+        received.append(net._states[0].s @ loop.weight.detach().T)
+    spread = float(torch.stack(received[2:]).detach().var((0, 1)).mean().sqrt())
+    assert 0.5 * spread < float(start.mean()) < 2 * spread
+    kept = (loop.weights(True) != 0).double().mean()  # with the running statistics of by now
+    assert kept > 0.9
+
+
+@pytest.mark.parametrize("own", [STOP(), STOP(per_synapse=True)], ids=str)
+def test_fixed_weights_under_batch_norm(own: Any) -> None:
+    """Nothing but their gradient changes."""
+    net = normed("4c3p1-5c3-6", "chip", 700.0)
+    fixed = copy.deepcopy(net)
+    fixed.chain[1].synapse.weight.requires_grad_(False)
+    x, y = batch_for(net, STEPS, samples=6)
+    whole, ours = by_rule(net, own, x, y), by_rule(fixed, own, x, y)
+    assert whole.keys() - ours.keys() == {"layers.1.synapse.weight"}
+    for name, grad in ours.items():
+        assert torch.equal(grad, whole[name]), name
+    results = [own(one, x, y, F.cross_entropy) for one in (net, fixed)]
+    assert torch.equal(results[0].scores, results[1].scores)
+    found = dict(fixed.named_buffers())
+    assert all(torch.equal(value, found[name]) for name, value in net.named_buffers())
 
 
 def normalised() -> SpikingNetwork:

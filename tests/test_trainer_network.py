@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from loihi import INTEGRATOR, Encoding, formats, reference
 from loihi.errors import PumiceError
-from trainer import data, grid
+from trainer import data, grid, observe
 from trainer.layers import Layer
 from trainer.loop import evaluate, payloads
 from trainer.models import SpikingNetwork
@@ -203,6 +204,75 @@ def test_project_brings_parameters_back() -> None:
     network.project()
     weight, vth, dv, du, bias = (p.flatten()[0].item() for p in list(network.parameters())[:5])
     assert (weight, vth, dv, du, bias) == (-254, 1, 0, 0, -4096)
+
+
+@pytest.mark.parametrize("form", ["A", "B", "hard"])
+def test_project_keeps_leaks_and_thresholds_of_real_neurons(form: str) -> None:
+    network = build("8", (4,), 3, GRADED, neuron=form, bias=True, du=0.0)
+    for value, expected in ((-1e6, (-1e6, 1e-3, 0, 0, -1e6)), (1e6, (1e6, 1e6, 4096, 4096, 1e6))):
+        with torch.no_grad():
+            for p in network.parameters():
+                p.fill_(value)
+        network.project()
+        found = [p.flatten()[0].item() for p in list(network.parameters())[:5]]
+        assert found == pytest.approx(expected)
+
+
+def test_what_learns_is_what_was_said_last() -> None:
+    network = build("2a-8", (1, 4, 4), 3, Encoding("events", 2), du=100.0)
+    pool, layer = (layer.neurons for layer in network.chain[:2])
+    assert pool is not None and layer is not None and layer.du is not None
+    for threshold in (False, True):
+        for leak in (False, True, False):
+            network.learn(threshold, leak)
+            found = layer.vth, layer.dv, layer.du
+            assert [p.requires_grad for p in found] == [threshold, leak, leak]
+            assert not pool.vth.requires_grad and not pool.dv.requires_grad
+
+
+@pytest.mark.parametrize(("norm", "seed"), [("ws", 4), ("bn", 30)])
+def test_norms_are_folded_as_they_are_frozen_whatever_sums_are_computed_in(
+    norm: str, seed: int
+) -> None:
+    """A weight halfway between two of the grid's goes to the same one in float64."""
+    network = build("256-256", (784,), 10, GRADED, norm=norm, bias=True)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 16, (1, 16, 784), generator=generator).float().expand(7, 16, 784)
+    network.calibrate(x, generator)
+    with torch.no_grad():
+        for layer in network.chain[:2]:
+            scale = layer.synapse.norm.gain if norm == "ws" else layer.synapse.norm.gamma  # type: ignore[union-attr]
+            scale.mul_(1 + 0.01 * torch.randn(scale.shape, generator=generator))
+    network.eval()
+    plain, twin = copy.deepcopy(network).double(), observe.ready(network).double()
+    frozen = network.freeze().layers
+    for ours, theirs in zip(twin.chain, frozen, strict=True):
+        weight = ours.synapse.weights(True).detach().numpy() / 64
+        np.testing.assert_array_equal(weight, theirs.synapse.weight)  # type: ignore[union-attr]
+    differ = [
+        (one.synapse.weights(True).detach().numpy() / 64 != other.synapse.weight).any()  # type: ignore[union-attr]
+        for one, other in zip(plain.chain, frozen, strict=True)
+    ]
+    assert any(differ)  # else this proves nothing
+    payloads = x.double()
+    trace = reference.run(network.freeze(), payloads.numpy().astype(np.int64))
+    for spikes, expected in zip(twin.spikes(payloads), trace.spikes, strict=True):
+        np.testing.assert_array_equal(spikes, expected)
+
+
+@pytest.mark.exactness
+def test_a_carried_input_may_wrap_where_neither_alone_does() -> None:
+    encoding = Encoding("events", 3, (0, 57))
+    network = build("preact_resnet18/32", (1, 8, 8), 4, encoding, norm="none")
+    x = np.full((2, 3, 1, 8, 8), 57)
+    network.calibrate(payloads(network, x), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for layer in network.chain[:3]:
+            layer.synapse.weight.fill_(254)  # type: ignore[union-attr,operator]
+    trace = reference.run(network.freeze(), encoding.encode(x), record=("spikes", "u"))
+    assert (trace.u[0] >= 0).all() and (trace.u[2] < 0).any()
+    for ours, theirs in zip(network.spikes(payloads(network, x)), trace.spikes, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_soft_resets_do_not_freeze() -> None:

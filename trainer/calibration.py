@@ -51,6 +51,11 @@ def calibrate(network: SpikingNetwork, x: Tensor, generator: torch.Generator) ->
             network.temperature.fill_(_temperature(rms, layer.on_grid))
             break
         _set_threshold(layer, rms)
+        if _start_loops(network, index, totals, offset):
+            offset = layer.offset()
+            if layer.carry is not None:
+                offset = plus(offset, offsets[layer.carry])
+            offsets[index] = offset
         spikes[index] = _rollout(network, index, totals, offset)
         if index in places:
             classifier = network.local_layers[index]
@@ -92,13 +97,7 @@ def _received(
         norm = synapse.norm
         if isinstance(norm, BatchNorm):
             weight = synapse.real_weights()
-            raw = torch.stack([synapse.plain(message(t), weight) for t in range(steps)])
-            over = [d for d in range(raw.dim()) if d != 2]
-            var, mean = torch.var_mean(raw, dim=over, unbiased=False)
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(var)
-            norm.gamma.fill_(float(var.mean().sqrt()))
-            norm.beta.zero_()
+            _start_norm(norm, [synapse.plain(message(t), weight) for t in range(steps)])
         ready = layer.prepare(Shared)
         currents = [layer.receive(number, message(t), ready)[0] for t in range(steps)]
         currents *= len(x) if steps == 1 else 1
@@ -109,14 +108,48 @@ def _received(
     return totals
 
 
-def _rollout(
+def _start_norm(norm: BatchNorm, products: list[Tensor]) -> None:
+    """The running statistics are those of ``[N, C, ...]`` a step, which come out as they go in."""
+    raw = torch.stack(products)
+    over = [d for d in range(raw.dim()) if d != 2]
+    var, mean = torch.var_mean(raw, dim=over, unbiased=False)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)
+    norm.gamma.fill_(float(var.mean().sqrt()) or 1.0)
+    norm.beta.zero_()
+
+
+def _start_loops(
     network: SpikingNetwork, index: int, totals: list[Tensor], offset: Tensor | None
+) -> bool:
+    """Batch norms on a layer's own recurrence start from the spikes that it sends without; whether
+    there are any."""
+    layer = network.chain[index]
+    loops = [
+        (synapse, synapse.norm)
+        for synapse, sources in zip(layer.synapses, network.sources(index), strict=True)
+        if sources == (index,) and isinstance(synapse.norm, BatchNorm)
+    ]
+    if loops:
+        spikes = _rollout(network, index, totals, offset, loops=False)
+        for synapse, norm in loops:
+            weight = synapse.real_weights()
+            _start_norm(norm, [synapse.plain(s, weight) for s in spikes])
+    return bool(loops)
+
+
+def _rollout(
+    network: SpikingNetwork,
+    index: int,
+    totals: list[Tensor],
+    offset: Tensor | None,
+    loops: bool = True,
 ) -> Tensor:
-    """The layer's spikes ``[T, N, *shape]``, its own recurrence included."""
+    """The layer's spikes ``[T, N, *shape]``, its own recurrence included if ``loops``."""
     layer = network.chain[index]
     ready, state, out = layer.prepare(Shared, offset=offset), None, []
     for a in totals:
-        if state is not None:
+        if state is not None and loops:
             for number, sources in enumerate(network.sources(index)):
                 if sources == (index,):
                     a = a + layer.receive(number, state.s, ready)[0]

@@ -274,8 +274,8 @@ def _slopes(
             out[k] = bump / scale * of_s[k]
     else:
         for k in range(len(after)):
-            sigma = one / (one + np.exp(-((after[k] - level) / scale) / w))
-            out[k] = sigma * (one - sigma) / w / scale * of_s[k]
+            tail = np.exp(-abs((after[k] - level) / scale) / w)
+            out[k] = tail / ((one + tail) * (one + tail)) / w / scale * of_s[k]
 
 
 @shared_out

@@ -159,7 +159,7 @@ class Layer(nn.Module):
         if not per_step or not isinstance(norm, BatchNorm):
             return self._whole(synapse(x, weight, self._step(synapse)), synapse), None
         fold, moments = self.fold(number, x, ready)
-        norm.follow(*moments)
+        norm.follow(moments)
         return self.receive_folded(number, x, ready, fold[0]), fold[1]
 
     def fold(self, number: int, x: Tensor, ready: Ready) -> tuple[Tensor, Moments]:
@@ -207,7 +207,8 @@ class Layer(nn.Module):
         carried: for another layer, after this one's own: running statistics stay as they are.
         """
         synapse, weight = self.synapses[number], ready.weights[number]
-        if not weight.value.requires_grad:
+        normalised = per_step and isinstance(synapse.norm, BatchNorm)
+        if not weight.value.requires_grad and not normalised:
             return self.receive(number, x, ready)
         with torch.no_grad():
             keep = traces.keep
@@ -218,7 +219,7 @@ class Layer(nn.Module):
                 past = trace.update(synapse.patches(x), kept, traces.decay)
             else:
                 past = trace.update(synapse.traced(x), keep, traces.decay)
-        if per_step and isinstance(synapse.norm, BatchNorm):
+        if normalised:
             return self._normalised(number, x, ready, traces, past, carried)
         a = _TracedProduct.apply(
             x, weight.value, weight, synapse, past, traces, self._step(synapse)
@@ -246,7 +247,7 @@ class Layer(nn.Module):
         product = synapse.plain(x.detach(), weight.now())
         (scale, offset), moments = norm.fold_of(product)
         if not carried:
-            norm.follow(*moments)
+            norm.follow(moments)
         folded = self._folded(weight.now(), scale)
         a = _TracedProduct.apply(x, folded, None, synapse, past, traces, self._step(synapse))
         a = self._whole(a, synapse)

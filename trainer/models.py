@@ -337,7 +337,7 @@ class SpikingNetwork(nn.Module):
                 if (owner, number) in self._static_folds:
                     fold, norm, moments = self._static_folds[owner, number]
                     if owner == index:
-                        norm.follow(*moments)
+                        norm.follow(moments)
                     b = None if owner in self._biased else fold.now()[1]
             else:
                 message = self._message(owner, self.sources(owner)[number], t, index)
@@ -510,11 +510,9 @@ class SpikingNetwork(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Parameters back into the chip's ranges."""
+        """Parameters back into their ranges, on the grid the chip's."""
         for layer in (*self.chain, *self.local_layers.values()):
-            if not layer.on_grid:
-                continue
-            for synapse in layer.synapses:
+            for synapse in layer.synapses if layer.on_grid else ():
                 if not isinstance(synapse, AvgPool) and synapse.norm is None:
                     assert isinstance(synapse.weight, Tensor)
                     synapse.weight.clamp_(-grid.WEIGHT_MAX, grid.WEIGHT_MAX)

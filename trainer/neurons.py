@@ -42,6 +42,8 @@ from trainer.surrogates import Surrogate
 
 REGISTER = float(1 << formats.STATE_SHIFT)
 """Register units a weight unit: synaptic input, thresholds and biases are shifted by 6 bits."""
+LEAST = 1e-3
+"""No threshold in real numbers falls below."""
 
 
 class State(NamedTuple):
@@ -431,6 +433,7 @@ class Neurons(nn.Module):
         self.du = nn.Parameter(torch.tensor(float(du))) if du < formats.DECAY_ONE else None
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.requires_grad_(learns)
+        self._learns = learns
 
     def hold_surrogate(self, threshold: float) -> None:
         """The surrogate's unit is ``threshold``, whatever the threshold learns from here on."""
@@ -438,8 +441,8 @@ class Neurons(nn.Module):
         self.surrogate = replace(self.surrogate, unit=unit)
 
     def learn(self, threshold: bool, leak: bool) -> None:
-        """Which of the neurons' own parameters learn; those that are fixed stay so."""
-        if self.vth.requires_grad:
+        """Which of the neurons' own parameters learn; none of those made with ``learns`` False."""
+        if self._learns:
             self.vth.requires_grad_(threshold)
             self.dv.requires_grad_(leak)
             if self.du is not None:
@@ -466,10 +469,14 @@ class Neurons(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Parameters back into the chip's ranges."""
-        self.vth.clamp_(grid.VTH_MIN, formats.VTH_MAX)
+        """Parameters back into the chip's ranges; in real numbers, thresholds above 0 and leaks of
+        0 to 1."""
+        if self.on_grid:
+            self.vth.clamp_(grid.VTH_MIN, formats.VTH_MAX)
+        else:
+            self.vth.clamp_(min=LEAST)
         self.dv.clamp_(0, formats.DECAY_ONE)
         if self.du is not None:
             self.du.clamp_(0, formats.DECAY_ONE)
-        if self.bias is not None:
+        if self.bias is not None and self.on_grid:
             self.bias.clamp_(formats.BIAS_MIN, formats.BIAS_MAX)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,13 @@ WEIGHT_STD = 16.0
 """Standard deviation of new weights: fine enough for the grid of even integers, far from ±254."""
 NORMS = ("none", "ws", "bn")
 
-Moments = tuple[Tensor, Tensor]
-"""Mean and variance of each channel."""
+
+class Moments(NamedTuple):
+    """Mean and variance of each channel, ``[C]``, and of how many samples they are."""
+
+    mean: Tensor
+    var: Tensor
+    samples: int
 
 
 class WeightNorm(nn.Module):
@@ -82,6 +87,7 @@ class BatchNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels))
         self.beta = nn.Parameter(torch.zeros(channels))
         self.frozen = False
+        self.most = 0  # samples of the largest batch so far
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
@@ -97,15 +103,22 @@ class BatchNorm(nn.Module):
         own: list[Tensor] = [self.gamma, self.beta]
         gamma, beta = (p.detach() for p in own) if fixed else own
         fold = torch.stack(self.fold(gamma, beta, mean, var))
-        return fold, (mean.detach(), var.detach())
+        return fold, Moments(mean.detach(), var.detach(), len(product))
 
     @torch.no_grad()
-    def follow(self, mean: Tensor, var: Tensor) -> None:
-        """The running statistics go a little towards a step's."""
+    def follow(self, step: Moments) -> None:
+        """The running statistics go a little towards a step's.
+
+        The fewer samples it has the less: an epoch's last batch may be one sample, whose variance
+        is 0, just before the network is tested and frozen.
+        """
         if self.frozen:
             return
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var, self.momentum)
+        self.most = max(self.most, step.samples)
+        share = step.samples / self.most
+        momentum = self.momentum if share == 1 else 1 - (1 - self.momentum) ** share
+        self.running_mean.lerp_(step.mean, momentum)
+        self.running_var.lerp_(step.var, momentum)
 
 
 def per_channel(x: Tensor, dims: int) -> Tensor:

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from loihi import formats
 from loihi.errors import PumiceError
+from trainer.layers import plus
 from trainer.models import SpikingNetwork
 from trainer.neurons import REGISTER, Form, FormA, Hard, State
 from trainer.pools import AvgPool
+from trainer.shared import Shared
 
 
 class RealSoft(FormA):
@@ -81,8 +83,24 @@ def tally(module: SpikingNetwork, x: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def ready(module: SpikingNetwork) -> SpikingNetwork:
-    """A copy for :func:`observe`, in the float in which all of its sums are exact."""
+    """A copy for :func:`observe`, in the float in which all of its sums are exact.
+
+    Its norms are folded before that, in the parameters' own float, as they are when it is frozen:
+    a weight that lies between two of the grid's would be rounded to the other one.
+    """
     twin = copy.deepcopy(module).eval()
+    twin._blocks = None
+    offsets = twin._norm_offsets(Shared)
+    for layer, offset in zip(twin.chain, offsets, strict=True):
+        if layer.neurons is not None and offset is not None:
+            bias = plus(layer.neurons.bias, offset)
+            assert bias is not None
+            layer.neurons.bias = torch.nn.Parameter(bias)
+    for layer in (*twin.chain, *twin.local_layers.values()):
+        for synapse in layer.synapses:
+            if synapse.norm is not None:
+                synapse.weight = torch.nn.Parameter(synapse.folded()[0])
+                synapse.norm = None
     return twin.to(module.exact_dtype())
 
 

@@ -37,8 +37,8 @@ def exponential(x: Tensor, width: float = 1.0) -> Tensor:
 
 def sigmoid(x: Tensor, width: float = 0.25) -> Tensor:
     """``κ σ(κx) (1 − σ(κx))``, κ = 1 / width (OTTT: κ = 4)."""
-    s = torch.sigmoid(x / width)
-    return s * (1 - s) / width
+    tail = torch.exp(x.abs().div_(-width))  # 1 − σ is 0 in floats where σ(1 − σ) is not
+    return tail / (1 + tail).square_() / width
 
 
 SHAPES: dict[str, Callable[[Tensor, float], Tensor]] = {
