@@ -36,7 +36,7 @@ RULES = {
 
 def rows(folder: Path, samples: int) -> list[Row]:
     """Before and after training, a row for each parameter that has a gradient by BPTT."""
-    config = TrainConfig.read(folder / runs.CONFIG)
+    config = runs.settings(folder)
     dataset = data.load(config.data)
     trained = loop.restore(config, dataset, folder / runs.CHECKPOINT)
     if config.validation:

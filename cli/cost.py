@@ -145,8 +145,15 @@ def _file(model: str) -> Path | None:
     path = Path(model)
     if path.suffix == ".net":
         return path
-    is_run = any((path / name).is_file() for name in (MODEL, CONFIG))
-    return path / MODEL if is_run else None
+    if (path / MODEL).is_file():
+        return path / MODEL
+    if (path / CONFIG).is_file():
+        raise PumiceError(
+            f"{path} has no {MODEL}: its training has not ended, or its neurons are not on the grid"
+        )
+    if path.is_dir() or (path.parent.name and not path.name.isdigit()):  # vgg11/4 is a model
+        raise PumiceError(f"{path} is no run folder; name one that pumice train made, or a model")
+    return None
 
 
 def _sizes(

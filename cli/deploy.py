@@ -10,7 +10,7 @@ import typer
 
 from cli import networks
 from cli.networks import Data, Model, Split
-from cli.output import Json, Result, coloured, log, table
+from cli.output import Json, Result, above_zero, coloured, log, table
 from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def run(
             "--simulate", help="With --dry-run: prove the folder in Lava's simulator, here."
         ),
     ] = False,
-    deadline: Annotated[float, typer.Option(help="Seconds until the run is stopped.")] = 3600.0,
+    deadline: Annotated[
+        float, typer.Option(callback=above_zero, help="Seconds until the run is stopped.")
+    ] = 3600.0,
     _json: Json = False,
 ) -> Result:
     """Run a network on a Loihi 2 board and compare its spikes with the reference's.

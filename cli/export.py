@@ -24,14 +24,16 @@ def run(
 ) -> Result:
     """Freeze a run's checkpoint into integers and write them to a netx file."""
     from lava_export import netx
-    from trainer import loop
-    from trainer.config import TrainConfig
+    from trainer import checkpoint, loop, runs
     from trainer.data import load
 
-    folder = source if source.is_dir() else source.parent
-    checkpoint = None if source.is_dir() else source
-    config = TrainConfig.read(folder / loop.CONFIG)
-    module = loop.restore(config, load(config.data), checkpoint or folder / loop.CHECKPOINT)
+    if source.suffix == ".net":
+        raise PumiceError(f"{source} is what export writes: name its run folder")
+    named = source.is_file()
+    folder, path = (source.parent, source) if named else (source, source / loop.CHECKPOINT)
+    config = runs.settings(folder)
+    epochs = int(checkpoint.read(path)[1]["epoch"])
+    module = loop.restore(config, load(config.data), path)
     if not module.on_grid:
         raise PumiceError(
             f"{folder} trained neurons of form {config.neuron}: only those on the grid (chip, "
@@ -42,7 +44,14 @@ def run(
     netx.write(network, out)
     why_not = netx.why_not(network)
     rows = [("written", str(out)), *(("layer", name) for name in network.names)]
+    if epochs < config.epochs:
+        rows.append(("epochs", f"{epochs} of {config.epochs}: the run has not ended"))
     if why_not is not None:
         rows.append(("form", f"pumice's own, as Lava's netx cannot hold it: {why_not}"))
-    answer = {"model": str(out), "layers": list(network.names), "not_netx": why_not}
+    answer = {
+        "model": str(out),
+        "layers": list(network.names),
+        "epochs": epochs,
+        "not_netx": why_not,
+    }
     return Result(answer, table(rows))

@@ -12,7 +12,7 @@ import typer
 
 from cli import networks
 from cli.networks import Data
-from cli.output import Json, Result, log, progress, table
+from cli.output import Json, Result, above_zero, log, progress, table
 from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
@@ -127,7 +127,9 @@ def run(
         int | None, typer.Option(help="Steps a sample, of a random network; 16.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order, and of random numbers.")] = 1,
-    deadline: Annotated[float, typer.Option(help="Seconds until Lava is stopped.")] = 3600.0,
+    deadline: Annotated[
+        float, typer.Option(callback=above_zero, help="Seconds until Lava is stopped.")
+    ] = 3600.0,
     out: Annotated[Path, typer.Option(help="The file of the learned network.")] = Path(
         "learned.net"
     ),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -132,6 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.failed
 
 
+_TORCH_IS_FULL = re.compile(r"(?i)can't allocate memory|out of memory|size calculation overflow")
+"""What PyTorch says, in a RuntimeError, where Python raises MemoryError."""
+
+
 def _run(arguments: list[str]) -> tuple[Result | None, int]:
     """What the command found, if it printed nothing itself (as ``--help`` does); the exit code."""
     try:
@@ -154,6 +159,8 @@ def _run(arguments: list[str]) -> tuple[Result | None, int]:
     except MemoryError as error:
         return _failure(f"not enough memory: {error}", Exit.failed)
     except Exception as error:
+        if isinstance(error, RuntimeError) and _TORCH_IS_FULL.search(str(error)):
+            return _failure(f"not enough memory: {str(error).splitlines()[0]}", Exit.failed)
         complain(traceback.format_exc())
         said = f"a bug in pumice, please report it: {type(error).__name__}: {error}"
         return _failure(said, Exit.failed)

@@ -56,6 +56,13 @@ def is_verbose() -> bool:
     return _loudness is Loudness.verbose
 
 
+def above_zero(seconds: float | None) -> float | None:
+    """An option's seconds, refused where there are none; nan is no number of them."""
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise typer.BadParameter(f"{seconds:g} is no time to wait: use a number above 0.")
+    return seconds
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 

@@ -136,7 +136,7 @@ def _plan(
     fixed = replace(fixed, **said)
     if Path(fixed.data).exists():  # the sweep can be gone on with from any folder
         fixed = replace(fixed, data=str(Path(fixed.data).resolve()))
-    if not fixed.validation:
+    if not fixed.validation and "validation" not in said:
         fixed = replace(fixed, validation=VALIDATION)
     if space is not None:
         searched = sweep.Space.read(space, fixed)

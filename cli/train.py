@@ -284,12 +284,11 @@ def _settings(
 ) -> TrainConfig:
     """What a config file says (that of the run to go on with, by default), or a preset, and options
     over it."""
-    from trainer import presets
-    from trainer.runs import CONFIG
+    from trainer import presets, runs
 
-    if config is None and preset is None and resumed is not None:
-        config = resumed / CONFIG
     settings = TrainConfig() if config is None else TrainConfig.read(config)
+    if config is None and preset is None and resumed is not None:
+        settings = runs.settings(resumed)
     if preset is not None:
         found = presets.read(preset)
         log(f"{found.about}; {found.source}; {found.differs}")

@@ -16,7 +16,7 @@ import typer
 
 from cli import networks
 from cli.networks import Split
-from cli.output import Json, Result, log, table
+from cli.output import Json, Result, above_zero, log, table
 from loihi.errors import PumiceError
 
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ def run(
         bool, typer.Option("--states", help="Compare u and v of every layer as well.")
     ] = False,
     deadline: Annotated[
-        float | None, typer.Option(help="Seconds until Lava is stopped; generous by default.")
+        float | None,
+        typer.Option(
+            callback=above_zero, help="Seconds until Lava is stopped; generous by default."
+        ),
     ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a report there, one file with all pictures.")
@@ -143,10 +146,9 @@ def _loaded(data: str) -> Dataset:
 
 def _restored(folder: Path) -> tuple[SpikingNetwork, Dataset]:
     """The module that a run trained, and the data that it was trained on."""
-    from trainer import loop
-    from trainer.config import TrainConfig
+    from trainer import loop, runs
 
-    config = TrainConfig.read(folder / loop.CONFIG)
+    config = runs.settings(folder)
     dataset = _loaded(config.data)
     module = loop.restore(config, dataset, folder / loop.CHECKPOINT)
     if not module.on_grid:

@@ -49,5 +49,5 @@ def test_in_time_they_differ_below_the_top(
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"config\.toml: No such file"):
+    with pytest.raises(SystemExit, match=r"is no run folder: it has no config\.toml"):
         gradients.main([str(tmp_path)])

@@ -197,6 +197,14 @@ class TestTrain:
             (("--model", "9x9"), "9x9"),
             (("--time-steps", "0"), "time_steps is 0"),
             (("--device", "tpu"), "device 'tpu' is unknown"),
+            (("--device", "mps"), "device 'mps' is unknown: use cpu or cuda"),
+            (("--rule", "tt_lbp", "--k", "4"), "tt_lbp: k is 4, T is 6: use one of [1, 2, 3, 6]"),
+            (("--rule", "sltt_k", "--k", "7"), "sltt_k: k is 7, of 6 steps: use 1..6"),
+            (("--augment", "foo=1"), "augmentation 'foo' is unknown: use rotate"),
+            (("--augment", "rotate=9"), "needs images, found 20 features"),
+            (("--model", "3c3"), "layer 1: a convolution needs images"),
+            (("--model", "1000000-1000000"), "not enough memory: "),
+            (("--set", "hidden=[90000000000]"), "not enough memory: "),
             (("--encoding", "events"), "found [32, 20], expected data in time [N, T, features]"),
             (("--data", "nothing.npz"), "nothing.npz does not exist"),
             (("--config", "nothing.toml"), "nothing.toml: No such file"),
@@ -205,7 +213,7 @@ class TestTrain:
     def test_refuses_settings(self, data, refuse, tmp_path, options, words):
         out = tmp_path / "run"
         assert words in refuse("train", "--data", data, *SHORT, "--out", out, *options)
-        assert not (out / "checkpoint.safetensors").exists()
+        assert not out.exists()
 
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -213,11 +221,29 @@ class TestTrain:
             ({"x_train": np.zeros((0, 20)), "y_train": np.zeros(0, int)}, "x_train is empty"),
             ({"y_train": np.full(32, -1)}, "label -1, out of range"),
             ({"x_test": np.ones((16, 9))}, "x_train holds samples of [20], x_test of [9]"),
+            ({"y_test": np.full(16, 2**64 - 1, np.uint64)}, f"y_test holds label {2**64 - 1}"),
         ],
     )
     def test_refuses_data(self, refuse, tmp_path, changes, words):
         data = save_data(tmp_path / "bad.npz", **changes)
         assert words in refuse("train", "--data", data, "--out", tmp_path / "run")
+
+    def test_refuses_events_of_another_length_before_it_writes(self, refuse, tmp_path):
+        frames = {
+            f"x_{part}": np.eye(5, 20) * np.ones((n, 1, 1))
+            for part, n in (("train", 32), ("test", 16))
+        }
+        data = save_data(tmp_path / "events.npz", **frames)
+        line = refuse(
+            "train", "--data", data, *SHORT, "--encoding", "events", "--out", tmp_path / "run"
+        )
+        assert "events: events need data [N, T, ...] with T = 6, found [1, 5, 20]" in line
+        assert not (tmp_path / "run").exists()
+
+    def test_what_was_refused_can_be_put_right(self, data, refuse, ask, tmp_path):
+        line = ("train", "--data", data, *SHORT, "--epochs", "1", "--out", tmp_path / "run")
+        refuse(*line, "--rule", "tt_lbp", "--k", "5")
+        assert ask(*line, "--rule", "tt_lbp", "--k", "3")[0] == 0
 
 
 class TestExport:
@@ -257,7 +283,9 @@ class TestExport:
         assert "checkpoint.safetensors is damaged" in refuse("export", tmp_path / "run")
 
     def test_refuses_what_is_no_run(self, refuse, tmp_path):
-        assert "config.toml: No such file" in refuse("export", tmp_path)
+        assert "is no run folder: it has no config.toml" in refuse("export", tmp_path)
+        assert "nothere is no folder; name one that" in refuse("export", tmp_path / "nothere")
+        assert "x.net is what export writes" in refuse("export", tmp_path / "x.net")
 
     @pytest.mark.parametrize("out", ["/proc/model.net", "nowhere/model.net", "a-file/model.net"])
     def test_refuses_a_folder_that_takes_no_file(self, place, refuse, tmp_path, monkeypatch, out):
@@ -473,6 +501,11 @@ class TestVerify:
         assert expected.items() <= answer["first_divergence"].items()
         _, out, _ = pumice("verify", model, "--data", data)
         assert "layer 0 dense 20-24, neuron 7, step 2 of sample 1, spikes" in out
+
+    @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+    def test_a_deadline_is_a_time_to_wait(self, model, data, refuse, seconds):
+        line = refuse("verify", model, "--data", data, "--deadline", seconds, code=2)
+        assert f"{seconds} is no time to wait: use a number above 0" in line
 
     @pytest.mark.lava
     def test_deadline(self, model, data, refuse):

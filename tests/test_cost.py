@@ -757,6 +757,10 @@ def test_command_refuses_models(refuse: Callable[..., str], place: Path) -> None
     huge = refuse("99999999-99999999", "--input", "784", "--classes", 10)
     assert "99999999-99999999 on 784 cannot be built" in huge
     assert "none.net" in refuse("none.net")
+    assert "runs/none is no run folder; name one that" in refuse("runs/none", *LENET1_OPTIONS)
+    (place / "real").mkdir()
+    (place / "real" / "config.toml").write_text("")
+    assert "has no model.net: its training has not ended, or its neurons" in refuse(place / "real")
     both = ("--data", place / "events.npz", "--activity", 0.5)
     assert "give one of them" in refuse(place / "model.net", *both)
     assert "has its own" in refuse(place / "model.net", "--classes", 4)

@@ -703,6 +703,19 @@ def test_batch_norm_on_a_loop_begins_as_all_others_do() -> None:
     assert kept > 0.9
 
 
+def test_calibration_goes_by_the_spikes_that_loops_make() -> None:
+    """Behind a loop with batch norm: statistics of what is received in the very forward pass."""
+    net = network_of("24r-9", "chip", norm="bn", steps=8, bias=False)
+    x, _ = batch_for(net, 8, seed=1)
+    net = net.float()
+    net.calibrate(x.float(), torch.Generator().manual_seed(0))
+    spikes = torch.from_numpy(net.eval().spikes(x.float())[0]).float()
+    behind = net.chain[1].synapse
+    received = spikes @ behind.weight.detach().T
+    torch.testing.assert_close(behind.norm.running_mean, received.mean((0, 1)))
+    torch.testing.assert_close(behind.norm.running_var, received.var((0, 1), unbiased=False))
+
+
 @pytest.mark.parametrize("own", [STOP(), STOP(per_synapse=True)], ids=str)
 def test_fixed_weights_under_batch_norm(own: Any) -> None:
     """Nothing but their gradient changes."""

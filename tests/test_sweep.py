@@ -138,6 +138,8 @@ class TestSpace:
         whole = set(sweep.default_space(fixed).said)
         assert {"rule", "surrogate", "lr", "lr_neuron"} <= whole
         assert sweep.default_space(fixed, ["rule"]).said.keys() <= whole - {"rule"}
+        of_mean = sweep.default_space(replace(fixed, loss_of="mean"))
+        assert of_mean.said["rule"] == ["sltt", "sltt_k", "stop"]
         for rule in RULES:
             chosen = replace(fixed, rule=rule)
             assert "lr" in sweep.default_space(chosen, ["rule"]).said
@@ -278,7 +280,7 @@ class TestFailures:
         by_model = {t.params["model"]: t for t in found.trials}
         assert by_model["8"].state == "complete"
         assert by_model["4c3"].state == "failed"
-        assert by_model["4c3"].reason.startswith("a convolution needs images")
+        assert by_model["4c3"].reason.startswith("layer 1: a convolution needs images")
         rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
         assert {r["model"]: r["state"] for r in rows} == {"8": "complete", "4c3": "failed"}
         assert found.best == by_model["8"]
@@ -295,6 +297,27 @@ class TestFailures:
         found = searched(Plan(Space({"lr": [1.0, 0.5]}, fixed)), tmp_path, 2)
         reasons = {t.params["lr"]: t.reason for t in found.trials}
         assert reasons == {1.0: "RuntimeError: out of memory", 0.5: ""}
+
+    def test_an_interrupt_is_none_whatever_a_library_makes_of_it(
+        self, fixed, tmp_path, monkeypatch
+    ):
+        def interrupted(*arguments, **options):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            except KeyboardInterrupt:
+                raise RuntimeError("in a library") from None
+
+        plan = Plan(Space({"lr": [1.0, 0.5]}, fixed))
+        before = signal.getsignal(signal.SIGINT)
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train", interrupted)
+            for _ in range(4):  # as often as a trial may be killed, and once more
+                with pytest.raises(KeyboardInterrupt):
+                    searched(plan, tmp_path, 2)
+        assert signal.getsignal(signal.SIGINT) is before
+        found = searched(plan, tmp_path, 2)
+        assert [t.state for t in found.trials] == ["complete", "complete"]
 
     def test_of_all_is_one(self, fixed, data, tmp_path, capfd):
         space = tmp_path / "space.toml"
@@ -573,7 +596,8 @@ class TestWorkers:
         there = len(states(out))
         found = searched(Plan.read(out), out, 2)
         assert len(found.trials) == there
-        assert found.count("running") == found.count("failed") == 0
+        assert [t.reason for t in found.trials if t.state == "failed"] == []
+        assert found.count("running") == 0
 
     @pytest.mark.parametrize(
         ("script", "words"),
@@ -650,6 +674,7 @@ class TestCommand:
         ("options", "words"),
         [
             (["--validation", "1"], "validation is 1.0: use 0.0..0.9"),
+            (["--validation", "0"], "validation is 0: name the fraction"),
             (["--validation", "nan"], "validation is nan: use 0.0..0.9"),
             (["--search-seed", "-1"], "the seed of the search is -1"),
             (["--data", "nothing.npz"], "nothing.npz does not exist"),
@@ -662,6 +687,12 @@ class TestCommand:
         assert main(["sweep", "--out", str(out), *options]) == 1
         assert words in capfd.readouterr().err
         assert not out.exists()
+
+    def test_refuses_the_folder_of_a_run(self, fixed, tmp_path):
+        (tmp_path / "config.toml").write_text(fixed.to_toml())
+        with pytest.raises(SweepError, match="holds a run: use another folder"):
+            Sweep(Plan(Space(LEARNING, fixed)), tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["config.toml"]
 
     @pytest.mark.parametrize("option", ["--trials", "--workers"])
     def test_refuses_none(self, tmp_path, capfd, option, fixed):

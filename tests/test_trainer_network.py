@@ -243,6 +243,7 @@ def test_norms_are_folded_as_they_are_frozen_whatever_sums_are_computed_in(
         for layer in network.chain[:2]:
             scale = layer.synapse.norm.gain if norm == "ws" else layer.synapse.norm.gamma  # type: ignore[union-attr]
             scale.mul_(1 + 0.01 * torch.randn(scale.shape, generator=generator))
+            layer.neurons.bias.copy_(50 * torch.randn(256, generator=generator))  # type: ignore[union-attr]
     network.eval()
     plain, twin = copy.deepcopy(network).double(), observe.ready(network).double()
     frozen = network.freeze().layers

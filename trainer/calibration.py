@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,21 +42,17 @@ def calibrate(network: SpikingNetwork, x: Tensor, generator: torch.Generator) ->
     for index, layer in enumerate(network.chain):
         for synapse in layer.synapses:
             _draw(synapse, layer.on_grid, generator)
-        totals, offset = _received(network, index, x, spikes), layer.offset()
+        totals, offset = _received(network, index, x, spikes), _offset(layer, offsets)
         if layer.carry is not None:
             totals = [a + b for a, b in zip(totals, received[layer.carry], strict=True)]
-            offset = plus(offset, offsets[layer.carry])
         received[index], offsets[index] = totals, offset
         rms = _rms(totals, layer.on_grid)
         if layer.neurons is None:
             network.temperature.fill_(_temperature(rms, layer.on_grid))
             break
         _set_threshold(layer, rms)
-        if _start_loops(network, index, totals, offset):
-            offset = layer.offset()
-            if layer.carry is not None:
-                offset = plus(offset, offsets[layer.carry])
-            offsets[index] = offset
+        _start_loops(network, index, totals, offset)
+        offset = offsets[index] = _offset(layer, offsets)
         spikes[index] = _rollout(network, index, totals, offset)
         if index in places:
             classifier = network.local_layers[index]
@@ -65,6 +62,12 @@ def calibrate(network: SpikingNetwork, x: Tensor, generator: torch.Generator) ->
         for kept in (spikes, received):
             for old in [k for k in kept if last_use[k] <= index and k != index]:
                 del kept[old]
+
+
+def _offset(layer: Layer, before: Mapping[int, Tensor | None]) -> Tensor | None:
+    """What batch norms add to a layer's bias, that of a layer that it carries included."""
+    own = layer.offset()
+    return own if layer.carry is None else plus(own, before[layer.carry])
 
 
 def _last_use(network: SpikingNetwork, index: int) -> int:
@@ -121,9 +124,8 @@ def _start_norm(norm: BatchNorm, products: list[Tensor]) -> None:
 
 def _start_loops(
     network: SpikingNetwork, index: int, totals: list[Tensor], offset: Tensor | None
-) -> bool:
-    """Batch norms on a layer's own recurrence start from the spikes that it sends without; whether
-    there are any."""
+) -> None:
+    """Batch norms on a layer's own recurrence start from the spikes that it sends without."""
     layer = network.chain[index]
     loops = [
         (synapse, synapse.norm)
@@ -135,7 +137,6 @@ def _start_loops(
         for synapse, norm in loops:
             weight = synapse.real_weights()
             _start_norm(norm, [synapse.plain(s, weight) for s in spikes])
-    return bool(loops)
 
 
 def _rollout(

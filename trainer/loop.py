@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 import loihi
 from loihi import Encoding, files
+from loihi.encoding import EncodingError
 from loihi.errors import PumiceError
 from trainer import checkpoint, observe, runs
 from trainer.config import TrainConfig
@@ -126,6 +127,7 @@ def train(
         if config.validation:
             dataset = hold_out(dataset, config.validation, config.seed)
         network = build_network(config, dataset)
+        _try_samples(network, dataset)
         run = _Run(config, dataset, network, folder, processes)
         if not resume:
             _make(folder)
@@ -311,6 +313,8 @@ class _Run:
         self.scales: dict[str, float] = {}
         self.moments: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Adam
+        self.augmentation = Augmentation.parse(config.augment)
+        self.augmentation.check(dataset.sample_shape(config.encoding == "events"), dataset.name)
 
     # --- beginning, saving, resuming ------------------------------------------------------------
 
@@ -462,9 +466,6 @@ class _Run:
         done = (epoch - 1) * batches
         image = data.sample_shape(config.encoding == "events")[1:]
         pixels = int(config.shift * min(image, default=0))
-        augmentation = Augmentation.parse(config.augment) if config.augment else None
-        if augmentation is not None:
-            augmentation.check(data.sample_shape(config.encoding == "events"), data.name)
         norms = [m for m in network.modules() if isinstance(m, BatchNorm)]
         device = network.temperature.device
         total, right = 0.0, 0
@@ -473,8 +474,8 @@ class _Run:
             x = data.x_train[these]
             if pixels:
                 x = shifted(x, pixels, data.low, generator)
-            if augmentation is not None:
-                x = augmentation.apply(x, data.low, data.high, generator)
+            if self.augmentation:
+                x = self.augmentation.apply(x, data.low, data.high, generator)
             fraction = self._schedule((done + batch) / (batches * config.epochs))
             for group in self.optimizer.param_groups:
                 group["lr"] = group["base"] * fraction
@@ -580,10 +581,21 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise TrainError(f"device {name!r} is unknown: use cpu or cuda") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise TrainError(f"device {name!r} is unknown: use cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainError("device cuda: PyTorch sees no GPU here; use cpu")
     return device
+
+
+def _try_samples(network: SpikingNetwork, dataset: Dataset) -> None:
+    """Refuses samples that do not become payloads before anything is written."""
+    for x in (dataset.x_train, dataset.x_test):
+        try:
+            network.encoding.encode(x[:1])
+        except EncodingError as error:
+            raise TrainError(f"{dataset.name}: {error}") from None
 
 
 def _check_data(dataset: Dataset) -> None:

@@ -173,12 +173,17 @@ SUMMARY = {
 """How each number of :meth:`Run.summary` was come by; spikes are of all layers, a test sample."""
 
 
-def read(folder: Path) -> Run:
-    """The run in a folder. Raises :class:`RunError` where there is none, or it is damaged."""
+def settings(folder: Path) -> TrainConfig:
+    """Those of the run in a folder. Raises :class:`RunError` where there is none."""
     if not (folder / CONFIG).is_file():
         what = "is no run folder: it has no config.toml" if folder.is_dir() else "is no folder"
         raise RunError(f"{folder} {what}; name one that pumice train made")
-    config = TrainConfig.read(folder / CONFIG)
+    return TrainConfig.read(folder / CONFIG)
+
+
+def read(folder: Path) -> Run:
+    """The run in a folder. Raises :class:`RunError` where there is none, or it is damaged."""
+    config = settings(folder)
     environments = _read(folder / ENVIRONMENT, _environments) or ()
     kept = {name: _file(folder / name) for name in KEPT if (folder / name).is_file()}
     return Run(

@@ -183,7 +183,10 @@ class Conv(Synapse):
         padded = [n + 2 * p for n, p in zip(size, self.padding, strict=True)]
         if any(n < r for n, r in zip(padded, reach, strict=True)):
             words = "x".join(map(str, reach))
-            raise ModelError(f"a {words} kernel does not fit {size[0]}x{size[1]} pixels")
+            raise ModelError(
+                f"a {words} kernel does not fit {size[0]}x{size[1]} pixels: "
+                "use padding, a smaller kernel, or larger images"
+            )
         image = ((n - r) // s + 1 for n, r, s in zip(padded, reach, self.stride, strict=True))
         self.output_shape = (out, *image)
         self.fan_in = channels // groups * math.prod(self.kernel)

@@ -97,8 +97,11 @@ class Builder:
         """A layer: synapses made for the shape of what they carry, and neurons."""
         index = len(self.layers)
         first = (index - 1,) if sources is None else tuple(sources)
-        synapse = make(self.shape(first[0]))
-        links = [Link(other(self.shape(s[0])), s) for other, s in more]
+        try:
+            synapse = make(self.shape(first[0]))
+            links = [Link(other(self.shape(s[0])), s) for other, s in more]
+        except ModelError as error:
+            raise ModelError(f"layer {index + 1}: {error}") from None
         if loop:
             links.append(Link(Dense(synapse.output_shape, synapse.output_shape[0]), (index,)))
         groups = (first, *(link.sources for link in links))

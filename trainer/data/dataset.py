@@ -148,6 +148,8 @@ def checked(
         raise DataError(
             f"{source}: y_{part} holds label {first}, out of range: labels count from 0"
         )
+    if (last := int(y.max())) >= 2**31:
+        raise DataError(f"{source}: y_{part} holds label {last}: labels number the classes from 0")
     return (x.astype(np.uint8) if x.dtype.kind == "b" else x), y.astype(np.int64)
 
 

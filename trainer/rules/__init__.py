@@ -33,7 +33,10 @@ _OWN_LOSSES = {
 
 
 def rule(name: str, **options: Any) -> Rule:
-    """A rule by its name. Of the options, each rule takes those that are its own."""
+    """A rule by its name. Of the options, each rule takes those that are its own.
+
+    time_steps: an option too: T, which not every k suits.
+    """
     if name not in RULES:
         raise PumiceError(f"rule {name!r} is unknown: use one of {', '.join(RULES)}")
     if name in LOCAL and options.get("loss_of") == "mean":
@@ -43,7 +46,10 @@ def rule(name: str, **options: Any) -> Rule:
         )
     kind = RULES[name]
     own = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{k: v for k, v in options.items() if k in own})
+    made = kind(**{k: v for k, v in options.items() if k in own})
+    if isinstance(made, SLTTK | TTLBP) and "time_steps" in options:
+        made.check(options["time_steps"])
+    return made
 
 
 __all__ = [

@@ -34,6 +34,11 @@ class SLTTK:
     unbiased: bool = False
     loss_of: str = "steps"
 
+    def check(self, steps: int) -> None:
+        """Raises :class:`PumiceError` where there are not k of T steps."""
+        if not 1 <= self.k <= steps:
+            raise PumiceError(f"sltt_k: k is {self.k}, of {steps} steps: use 1..{steps}")
+
     def __call__(
         self,
         network: Stepped,
@@ -45,8 +50,7 @@ class SLTTK:
         update: Callable[[], None] | None = None,
     ) -> Result:
         steps = len(x)
-        if not 1 <= self.k <= steps:
-            raise PumiceError(f"sltt_k: k is {self.k}, of {steps} steps: use 1..{steps}")
+        self.check(steps)
         drawn = set(torch.randperm(steps, generator=generator)[: self.k].tolist())
         scale = steps / self.k if self.unbiased else 1.0
         network.reset(x)

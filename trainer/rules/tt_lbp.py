@@ -33,6 +33,12 @@ class TTLBP:
     k: int = 1
     n: int = 1
 
+    def check(self, steps: int) -> None:
+        """Raises :class:`PumiceError` where k does not divide T."""
+        if self.k and steps % self.k:
+            divisors = [d for d in range(1, steps + 1) if steps % d == 0]
+            raise PumiceError(f"tt_lbp: k is {self.k}, T is {steps}: use one of {divisors}")
+
     def __call__(
         self,
         network: Local,
@@ -44,10 +50,8 @@ class TTLBP:
         update: Callable[[], None] | None = None,
     ) -> Result:
         steps = len(x)
+        self.check(steps)
         k = self.k or steps
-        if steps % k:
-            divisors = [d for d in range(1, steps + 1) if steps % d == 0]
-            raise PumiceError(f"tt_lbp: k is {k}, T is {steps}: use one of {divisors}")
         network.reset(x)
         if self.n:
             network.divide(self.n)

@@ -214,7 +214,7 @@ def default_space(
     steps = fixed.time_steps
     rules = ("sltt", "tt_lbp") if objective == "fom" else ("sltt", "sltt_k", "stop", "tt_lbp")
     said: dict[str, Any] = {
-        "rule": [name for name in rules if name in RULES],
+        "rule": [r for r in rules if fixed.loss_of == "steps" or r not in LOCAL],
         "k": [k for k in range(1, steps + 1) if steps % k == 0],  # intervals of the same length
         "n": [1, 2, 0],
         "surrogate": list(SHAPES),

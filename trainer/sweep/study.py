@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import IO, Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from loihi import files
 from loihi.errors import PumiceError
-from trainer import checkpoint, loop
+from trainer import checkpoint, loop, runs
 from trainer.config import TrainConfig
 from trainer.data import Dataset, load
 from trainer.sweep.plan import BEST, JOURNAL, PLAN, TABLE, TRIALS, TRUNCATIONS, Plan, flat
@@ -44,6 +47,8 @@ class Sweep:
     def __init__(self, plan: Plan, folder: Path | str) -> None:
         self.plan, self.folder = plan, Path(folder)
         self.dataset = load(plan.space.fixed.data)
+        if (self.folder / runs.CONFIG).exists() and not (self.folder / PLAN).exists():
+            raise SweepError(f"{folder} holds a run: use another folder")
         try:
             (self.folder / TRIALS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -162,12 +167,13 @@ class Sweep:
 
     def work(self, trials: int, tell: Callable[[], None]) -> None:
         """Takes trial after trial until there is none to be taken."""
-        while (taken := self._take(trials)) is not None:
-            number, lock = taken
-            with lock:
-                self._run(number)
-            self.report()
-            tell()
+        with _interrupts() as came:
+            while (taken := self._take(trials)) is not None:
+                number, lock = taken
+                with lock:
+                    self._run(number, came)
+                self.report()
+                tell()
 
     def _total(self, trials: int) -> int:
         every = self.plan.space.combinations()
@@ -255,22 +261,29 @@ class Sweep:
         self._note(number, "reason", reason)
         self.study.tell(number, state=TrialState.FAIL)
 
-    def _run(self, number: int) -> None:
+    def _run(self, number: int, interrupts: Sequence[int] = ()) -> None:
         """To its end: its result, that it was pruned, or why it failed, in the journal."""
         try:
             value = self._train(number)
         except optuna.TrialPruned:
             self.study.tell(number, state=TrialState.PRUNED)
         except KeyboardInterrupt:
-            epoch = len(self.storage.get_trial(self._id(number)).intermediate_values)
-            self._note(number, "deaths", (epoch, -1))  # whoever goes on has not killed it
+            self._leave(number)
             raise
         except Exception as error:  # whatever a setting leads to, the others are still to be tried
+            if interrupts:
+                self._leave(number)
+                raise KeyboardInterrupt from error
             line = " ".join(str(error).split())
             clear = isinstance(error, PumiceError)
             self._fail(number, line if clear else f"{type(error).__name__}: {line}")
         else:
             self.study.tell(number, value)
+
+    def _leave(self, number: int) -> None:
+        """To whoever goes on with it, who will not have killed it."""
+        epoch = len(self.storage.get_trial(self._id(number)).intermediate_values)
+        self._note(number, "deaths", (epoch, -1))
 
     def _train(self, number: int) -> float:
         """The objective after the last epoch."""
@@ -319,6 +332,27 @@ class Sweep:
 
     def _is_hopeless(self, number: int) -> bool:
         return self.study.pruner.prune(self.study, self.storage.get_trial(self._id(number)))
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Sequence[int]]:
+    """Those that came within: a library may make another error of the KeyboardInterrupt."""
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield came
+        return
+    go_on = before
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        go_on(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _News:
