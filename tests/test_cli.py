@@ -276,6 +276,19 @@ class TestExport:
         config.write_text(config.read_text().replace("24-16", "16-24"))
         assert "another model" in refuse("export", tmp_path / "run")
 
+    def test_says_that_a_run_has_not_ended(self, data, ask, pumice, tmp_path, monkeypatch):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        out = tmp_path / "run"
+        with monkeypatch.context() as patch:
+            patch.setattr("trainer.loop._Run.train_epoch", interrupted)
+            code, _ = ask("train", "--data", data, *SHORT, "--epochs", "3", "--out", out)
+        assert code == 130
+        code, answer = ask("export", out)
+        assert (code, answer["epochs"]) == (0, 0)
+        assert "0 of 3: the run has not ended" in pumice("export", out)[1]
+
     def test_refuses_half_a_checkpoint(self, place, refuse, tmp_path):
         shutil.copytree(place / "run", tmp_path / "run")
         checkpoint = tmp_path / "run" / "checkpoint.safetensors"
