@@ -146,7 +146,8 @@ class TrainConfig:
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         if getattr(self, name) not in choices:
             raise ConfigError(
-                f"{name} {_shown(getattr(self, name))} is unknown: use one of {', '.join(choices)}"
+                f"{name} {_shown(getattr(self, name))} is unknown: use one of "
+                f"{', '.join(filter(None, choices))}"
             )
 
     @classmethod

@@ -47,7 +47,9 @@ def load(path: Path) -> Dataset:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
+        # numpy takes what it does not know for a pickle, and says how to load one.
+        pickled = "allow_pickle" in str(error)
+        reason = "it is none, or holds objects" if pickled else " ".join(str(error).split())
         raise DataError(f"{path} is not a readable .npz of plain arrays: {reason}") from None
     x_train, y_train = checked(path, "train", x_train, y_train)
     x_test, y_test = checked(path, "test", x_test, y_test)
