@@ -3,7 +3,7 @@
     python -m bench.accuracy GROUP ... [--out runs/accuracy] [--workers 2] [--json]
 
 Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``wide`` (a LeNet of
-twice the width, whose means are part of its synapses), ``mean`` (the same by the loss of the mean
+twice the width, whose means are part of its synapses), ``mean`` (both by the loss of the mean
 output), ``latency`` (MNIST with one spike a pixel, which has to be remembered), ``grid`` (the grid
 against real numbers), ``joint`` (weights alone; with threshold; with leak too). Each run is a
 process of one thread, as many at a time as there are workers, with a folder of its own: a run that
@@ -57,7 +57,6 @@ MEAN: dict[str, Any] = {
     **WIDE,
     "loss_of": "mean",
     "surrogate": "exponential",
-    "surrogate_unit": "start",
     "lr": 1.0,
 }
 RULES: dict[str, dict[str, Any]] = {
@@ -118,9 +117,13 @@ def plan(group: str) -> dict[str, TrainConfig]:
                 runs[f"{run}-{seed}"] = replace(runs[run], seed=seed)
     elif group == "mean":
         for base, seed in ((FASHION, 0), (LENET, 0), (FASHION, 1), (FASHION, 2)):
-            for name in ("sltt", "stop", "bptt", "sltt_k2")[: 2 if seed else None]:
+            for name in ("sltt", "stop"):
                 own = replace(base, seed=seed, **MEAN, **RULES[name])
                 runs[f"mean-{base.data}-{name}-{seed}"] = own
+        for seed in range(3):
+            for name in ("sltt", "stop"):
+                own = replace(FASHION, seed=seed, loss_of="mean", **RULES[name])
+                runs[f"mean-lenet-{FASHION.data}-{name}-{seed}"] = own
     elif group == "latency":
         for seed in range(3):
             base = replace(LATENCY, seed=seed)
