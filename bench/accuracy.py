@@ -120,7 +120,7 @@ def plan(group: str) -> dict[str, TrainConfig]:
             for name in ("sltt", "stop"):
                 own = replace(base, seed=seed, **MEAN, **RULES[name])
                 runs[f"mean-{base.data}-{name}-{seed}"] = own
-        for seed in range(3):
+        for seed in range(5):
             for name in ("sltt", "stop"):
                 own = replace(FASHION, seed=seed, loss_of="mean", **RULES[name])
                 runs[f"mean-lenet-{FASHION.data}-{name}-{seed}"] = own
