@@ -75,12 +75,10 @@ RULES: dict[str, dict[str, Any]] = {
 SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
 # Where surrogates are as steep as thresholds are low, and lr_neuron is the default of 0.002, some
 # thresholds fall to nothing: by stop an mlp's last one to 1 % of where it began with one seed of
-# three, and by stop and BPTT LeNet's. The gains of wide's weight standardisation learn at this rate
-# too, and want more.
+# three. The gains of wide's weight standardisation learn at this rate too, and want more.
 SLOW: dict[str, Any] = {"lr_neuron": 0.0002}
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "mlp": {"stop": {"lr_neuron": 0.00002}},
-    "lenet": {},
     "wide": {"bptt": SLOW, "bptt_detached": SLOW, "stop": {"lr_neuron": 0.005}},
 }
 # What stop learns beside weights.
@@ -99,7 +97,7 @@ def plan(group: str) -> dict[str, TrainConfig]:
     runs: dict[str, TrainConfig] = {}
 
     def by_rule(base: TrainConfig, name: str) -> TrainConfig:
-        return replace(base, **RULES[name], **OWN[group].get(name, {}))
+        return replace(base, **RULES[name], **OWN.get(group, {}).get(name, {}))
 
     if group == "mlp":
         for seed in range(3):  # each rule once before any twice

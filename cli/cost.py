@@ -151,7 +151,7 @@ def _file(model: str) -> Path | None:
         raise PumiceError(
             f"{path} has no {MODEL}: its training has not ended, or its neurons are not on the grid"
         )
-    if path.is_dir() or (path.parent.name and not path.name.isdigit()):  # vgg11/4 is a model
+    if len(path.parts) > 1 and not path.name.isdigit():  # vgg11/4 is a model, whatever lies here
         raise PumiceError(f"{path} is no run folder; name one that pumice train made, or a model")
     return None
 

@@ -27,7 +27,7 @@ def run(
     from trainer import checkpoint, loop, runs
     from trainer.data import load
 
-    if source.suffix == ".net":
+    if source.suffix == ".net" and not source.is_dir():
         raise PumiceError(f"{source} is what export writes: name its run folder")
     named = source.is_file()
     folder, path = (source.parent, source) if named else (source, source / loop.CHECKPOINT)

@@ -41,7 +41,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise CheckpointError(f"nothing to resume: {path} does not exist")
+        raise CheckpointError(f"there is no checkpoint {path}")
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}

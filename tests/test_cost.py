@@ -751,12 +751,22 @@ def test_command_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_does_not_hide_a_model(
+    ask: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mlp", "vgg11/4"):
+        Path(name).mkdir(parents=True)
+        assert ask(name, "--input", "3x32x32", "--classes", 10)["model"] == name
+
+
 def test_command_refuses_models(refuse: Callable[..., str], place: Path) -> None:
     assert "model 'lenet9'" in refuse("lenet9", *LENET1_OPTIONS)
     assert "--input 1x28x28" in refuse("lenet")
     huge = refuse("99999999-99999999", "--input", "784", "--classes", 10)
     assert "99999999-99999999 on 784 cannot be built" in huge
     assert "none.net" in refuse("none.net")
+    assert "/none is no run folder; name one that" in refuse("/none", *LENET1_OPTIONS)
     assert "runs/none is no run folder; name one that" in refuse("runs/none", *LENET1_OPTIONS)
     (place / "real").mkdir()
     (place / "real" / "config.toml").write_text("")

@@ -214,7 +214,7 @@ def test_bad_data_are_refused(tmp_path: Path) -> None:
 def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     change = dataclasses.replace
-    refused("nothing to resume", SMALL, few(), folder, resume=True)
+    refused("there is no checkpoint", SMALL, few(), folder, resume=True)
     train(change(SMALL, epochs=1), few(), folder)
     before = (folder / loop.CHECKPOINT).read_bytes()
     once = change(SMALL, epochs=1)
