@@ -4,8 +4,9 @@
 
 Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``wide`` (a LeNet of
 twice the width, whose means are part of its synapses), ``mean`` (both by the loss of the mean
-output), ``latency`` (MNIST with one spike a pixel, which has to be remembered), ``grid`` (the grid
-against real numbers), ``joint`` (weights alone; with threshold; with leak too). Each run is a
+output), ``latency`` (MNIST with one spike a pixel, which has to be remembered), ``alone`` (the
+groups before it by sltt as its authors have it: weights alone), ``grid`` (the grid against real
+numbers), ``joint`` (weights alone; with threshold; with leak too). Each run is a
 process of one thread, as many at a time as there are workers, with a folder of its own: a run that
 is done is not done again, one that was interrupted goes on from its last epoch. The table, printed
 at the end or at once with ``--table``, has for each run the accuracy of the *exported file* in the
@@ -29,7 +30,7 @@ from typing import Any
 from bench.report import Row, show
 from trainer.config import TrainConfig
 
-GROUPS = ("mlp", "lenet", "wide", "mean", "latency", "grid", "joint")
+GROUPS = ("mlp", "lenet", "wide", "mean", "latency", "alone", "grid", "joint")
 RESULT = "result.json"
 WARP = "rotate=7,scale=0.08,elastic=0.7"
 # T, learning rate, augmentation and norm: chosen on 10,000 held-out training images
@@ -131,6 +132,11 @@ def plan(group: str) -> dict[str, TrainConfig]:
                 runs[f"latency-stop-{name}-{seed}"] = replace(base, rule="stop", **JOINT[name])
         for name in ("ottt", "tt_lbp_2_2"):
             runs[f"latency-{name}-0"] = replace(LATENCY, **RULES[name])
+    elif group == "alone":
+        for other in ("lenet", "mean", "mlp", "wide", "latency"):
+            for name, config in plan(other).items():
+                if config.rule == "sltt":
+                    runs[f"alone-{name}"] = replace(config, **JOINT["w"])
     elif group == "grid":
         for seed in range(3):
             for neuron in ("hard", "chip"):
