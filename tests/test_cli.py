@@ -237,7 +237,23 @@ class TestTrain:
         line = refuse(
             "train", "--data", data, *SHORT, "--encoding", "events", "--out", tmp_path / "run"
         )
-        assert "events: events need data [N, T, ...] with T = 6, found [1, 5, 20]" in line
+        assert (
+            "events: x_train[0]: events need data [N, T, ...] with T = 6, found [1, 5, 20]" in line
+        )
+        assert not (tmp_path / "run").exists()
+
+    def test_refuses_frames_that_count_nothing_before_it_writes(self, refuse, tmp_path):
+        """A later sample too: it would be met in the middle of an epoch."""
+        frames = {
+            f"x_{part}": np.eye(6, 20) * np.ones((n, 1, 1))
+            for part, n in (("train", 32), ("test", 16))
+        }
+        frames["x_test"][15, 5, 3] = 0.5
+        data = save_data(tmp_path / "events.npz", **frames)
+        line = refuse(
+            "train", "--data", data, *SHORT, "--encoding", "events", "--out", tmp_path / "run"
+        )
+        assert "events: x_test[15]: event frames must hold whole numbers" in line
         assert not (tmp_path / "run").exists()
 
     def test_what_was_refused_can_be_put_right(self, data, refuse, ask, tmp_path):

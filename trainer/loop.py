@@ -591,11 +591,16 @@ def _device(name: str) -> torch.device:
 
 def _try_samples(network: SpikingNetwork, dataset: Dataset) -> None:
     """Refuses samples that do not become payloads before anything is written."""
-    for x in (dataset.x_train, dataset.x_test):
-        try:
-            network.encoding.encode(x[:1])
-        except EncodingError as error:
-            raise TrainError(f"{dataset.name}: {error}") from None
+    encoding = network.encoding
+    for part in ("train", "test"):
+        x = getattr(dataset, f"x_{part}")
+        # of frames in floats each sample may hold what is no count; else all are as the first
+        each = encoding.kind == "events" and x.dtype.kind == "f"
+        for sample in range(len(x) if each else 1):
+            try:
+                encoding.encode(x[sample : sample + 1])
+            except EncodingError as error:
+                raise TrainError(f"{dataset.name}: x_{part}[{sample}]: {error}") from None
 
 
 def _check_data(dataset: Dataset) -> None:
