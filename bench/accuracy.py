@@ -4,9 +4,9 @@
 
 Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``wide`` (a LeNet of
 twice the width, whose means are part of its synapses), ``mean`` (both by the loss of the mean
-output), ``latency`` (MNIST with one spike a pixel, which has to be remembered), ``alone`` (the
-groups before it by sltt as its authors have it: weights alone), ``grid`` (the grid against real
-numbers), ``joint`` (weights alone; with threshold; with leak too). Each run is a
+output), ``latency`` (one spike a pixel, which has to be remembered), ``alone`` (the groups before
+it by sltt as its authors have it: weights alone), ``grid`` (the grid against real numbers),
+``joint`` (weights alone; with threshold; with leak too). Each run is a
 process of one thread, as many at a time as there are workers, with a folder of its own: a run that
 is done is not done again, one that was interrupted goes on from its last epoch. The table, printed
 at the end or at once with ``--table``, has for each run the accuracy of the *exported file* in the
@@ -54,6 +54,7 @@ WIDE: dict[str, Any] = {
     "epochs": 16,
     "surrogate_unit": "threshold",
 }
+SMALL: dict[str, Any] = {"model": "16c5-2m-32c5-2m-128", "norm": "ws"}
 MEAN: dict[str, Any] = {
     **WIDE,
     "loss_of": "mean",
@@ -132,6 +133,10 @@ def plan(group: str) -> dict[str, TrainConfig]:
                 runs[f"latency-stop-{name}-{seed}"] = replace(base, rule="stop", **JOINT[name])
         for name in ("ottt", "tt_lbp_2_2"):
             runs[f"latency-{name}-0"] = replace(LATENCY, **RULES[name])
+        for data in (FASHION, LENET):
+            base = replace(data, encoding="latency", time_steps=8, **SMALL)
+            for name in ("sltt", "stop"):
+                runs[f"latency-lenet-{base.data}-{name}"] = replace(base, **RULES[name])
     elif group == "alone":
         for other in ("lenet", "mean", "mlp", "wide", "latency"):
             for name, config in plan(other).items():

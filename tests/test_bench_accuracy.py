@@ -30,11 +30,17 @@ def test_the_plan_is_the_table() -> None:
     assert {c.loss_of for c in mean.values()} == {"mean"}
     latency = accuracy.plan("latency")
     assert {c.encoding for c in latency.values()} == {"latency"}
+    dense = [c for c in latency.values() if c.model == "mlp"]
     for name in ("bptt", "sltt", "stop"):
-        found = [c.seed for c in latency.values() if c.rule == name and c.learn_leak]
-        assert sorted(found) == [0, 1, 2]
-    alone = [c for c in latency.values() if not c.learn_leak]
+        assert sorted(c.seed for c in dense if c.rule == name and c.learn_leak) == [0, 1, 2]
+    alone = [c for c in dense if not c.learn_leak]
     assert len(alone) == 6 and {c.learn_threshold for c in alone} == {True, False}
+    others = [(c.data, c.rule) for c in latency.values() if c.model != "mlp"]
+    assert sorted(others) == [(d, r) for d in ("fashion-mnist", "mnist") for r in ("sltt", "stop")]
+    weights = accuracy.plan("alone")
+    assert {c.rule for c in weights.values()} == {"sltt"}
+    assert not any(c.learn_threshold or c.learn_leak for c in weights.values())
+    assert len([c for c in weights.values() if c.model == "mlp" and c.time_steps == 4]) == 3
     grid = accuracy.plan("grid")
     assert len(grid) == 6 and {c.neuron for c in grid.values()} == {"chip", "hard"}
     joint = accuracy.plan("joint")
