@@ -5,8 +5,8 @@
 Groups: ``mlp`` (every rule on MNIST), ``lenet`` (MNIST and Fashion-MNIST), ``wide`` (a LeNet of
 twice the width, whose means are part of its synapses), ``mean`` (both by the loss of the mean
 output), ``latency`` (one spike a pixel, which has to be remembered), ``alone`` (the groups before
-it by sltt as its authors have it: weights alone), ``grid`` (the grid against real numbers),
-``joint`` (weights alone; with threshold; with leak too). Each run is a
+it by sltt and stop with weights alone, as sltt's authors have it), ``grid`` (the grid against real
+numbers), ``joint`` (weights alone; with threshold; with leak too). Each run is a
 process of one thread, as many at a time as there are workers, with a folder of its own: a run that
 is done is not done again, one that was interrupted goes on from its last epoch. The table, printed
 at the end or at once with ``--table``, has for each run the accuracy of the *exported file* in the
@@ -140,7 +140,7 @@ def plan(group: str) -> dict[str, TrainConfig]:
     elif group == "alone":
         for other in ("lenet", "mean", "mlp", "wide", "latency"):
             for name, config in plan(other).items():
-                if config.rule == "sltt":
+                if config.rule in ("sltt", "stop") and config.learn_leak:
                     runs[f"alone-{name}"] = replace(config, **JOINT["w"])
     elif group == "grid":
         for seed in range(3):

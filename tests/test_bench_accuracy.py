@@ -38,9 +38,9 @@ def test_the_plan_is_the_table() -> None:
     others = [(c.data, c.rule) for c in latency.values() if c.model != "mlp"]
     assert sorted(others) == [(d, r) for d in ("fashion-mnist", "mnist") for r in ("sltt", "stop")]
     weights = accuracy.plan("alone")
-    assert {c.rule for c in weights.values()} == {"sltt"}
+    assert {c.rule for c in weights.values()} == {"sltt", "stop"}
     assert not any(c.learn_threshold or c.learn_leak for c in weights.values())
-    assert len([c for c in weights.values() if c.model == "mlp" and c.time_steps == 4]) == 3
+    assert len([c for c in weights.values() if c.model == "mlp" and c.time_steps == 4]) == 6
     grid = accuracy.plan("grid")
     assert len(grid) == 6 and {c.neuron for c in grid.values()} == {"chip", "hard"}
     joint = accuracy.plan("joint")
