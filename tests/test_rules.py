@@ -281,7 +281,8 @@ def test_ottt_is_the_weights_part(form: str, du: float, static: bool) -> None:
 
 @pytest.mark.parametrize("rule", [OTTT(), STOP()])
 def test_a_trace_a_presynaptic_neuron_by_hand(rule: Any) -> None:
-    """w̃ = α w̃ + x; for STOP times what the receiver's resets have left of a constant's trace."""
+    """w̃ = α w̃ + x; for STOP this step's x, and of earlier ones what the receiver's resets have left
+    of a constant's trace; moved along its weights until they come to what the exact one does."""
     net = network_of("9", "chip")
     x, y = batch_for(net, STEPS)
     ours = by_rule(net, rule, x, y)["layers.0.synapse.weight"]
@@ -289,6 +290,7 @@ def test_a_trace_a_presynaptic_neuron_by_hand(rule: Any) -> None:
     layer = net.chain[0]
     alpha = 1 - torch.round(layer.neurons.dv.detach()) / 4096
     trace, total = torch.zeros_like(x[0]), torch.zeros_like(layer.synapse.weight)
+    weight = 2 * torch.round(layer.synapse.weight.detach() / 2)
     spikes = torch.from_numpy(net.spikes(x)[0])
     for t in range(STEPS):
         trace = alpha * trace + x[t]
@@ -296,19 +298,25 @@ def test_a_trace_a_presynaptic_neuron_by_hand(rule: Any) -> None:
         for step in range(t + 1):
             net.step(step)
         delta = _error_at_membrane(net, x, y, t)
+        each = trace[:, None, :].expand(-1, 9, -1)  # [N, receivers, senders]
         if isinstance(rule, STOP):  # of the powers of α, those since the last reset
             powers = torch.stack([alpha**k for k in range(t + 1)])
             held = torch.stack([1.0 - spikes[t - k : t].any(0).double() for k in range(t + 1)])
-            delta = delta * torch.einsum("k,kno->no", powers, held) / powers.sum()
-        total += 64 * delta.T @ trace
+            ever = powers[1:].sum().clamp(min=1e-9)
+            left = torch.einsum("k,kno->no", powers[1:], held[1:]) / ever
+            exact = torch.einsum("k,kno,kni->noi", powers, held, x[: t + 1].flip(0))
+            each = x[t][:, None] + left[..., None] * (each - x[t][:, None])
+            along = weight / weight.norm(dim=1, keepdim=True)
+            each = each + ((exact - each) * along).sum(2, keepdim=True) * along
+        total += 64 * torch.einsum("no,noi->oi", delta, each)
     error = float((ours - total).abs().max() / total.abs().max())
     assert error <= TOLERANCE
 
 
 @pytest.mark.parametrize("du", [4096.0, 1500.0])
 @pytest.mark.parametrize("structure", ["dense", "conv", "recurrent"])
-def test_a_number_a_receiver_brings_traces_nearer(structure: str, du: float) -> None:
-    """To the exact ones of hard-reset neurons, one a synapse."""
+def test_traces_a_presynaptic_neuron_are_near_the_exact_ones(structure: str, du: float) -> None:
+    """Those of hard-reset neurons, one a synapse; OTTT's, which know no reset, are not."""
     further, nearer = 0.0, 0.0
     for seed in range(4):
         net = network_of(structure, "chip", seed=seed, steps=8, du=du)
@@ -320,7 +328,24 @@ def test_a_number_a_receiver_brings_traces_nearer(structure: str, du: float) -> 
             if key.endswith("weight"):
                 nearer += float((ours[key] - exact[key]).square().sum())
                 further += float((plain[key] - exact[key]).square().sum())
-    assert nearer < 0.5 * further
+    assert nearer < 0.05 * further
+
+
+@pytest.mark.parametrize("du", [4096.0, 1500.0])
+@pytest.mark.parametrize("structure", ["dense", "conv", "recurrent"])
+def test_gains_learn_by_exact_traces(structure: str, du: float) -> None:
+    """A trace a presynaptic neuron comes to what those of all synapses do, along the weights. On
+    the grid the weights that gains are a factor of are not quite those that messages went by."""
+    for seed in range(3):
+        for form, tolerance in (("hard", TOLERANCE), ("chip", 0.1)):
+            net = network_of(structure, form, seed=seed, steps=8, du=du, norm="ws")
+            x, y = batch_for(net, 8, seed)
+            exact, ours = (by_rule(net, STOP(per_synapse=own), x, y) for own in (True, False))
+            for key, gradient in exact.items():
+                if key.endswith("gain"):
+                    scale = gradient.abs().max()
+                    assert scale > 0
+                    assert (ours[key] - gradient).abs().max() <= tolerance * scale, key
 
 
 def _error_at_membrane(net: SpikingNetwork, x: Tensor, y: Tensor, t: int) -> Tensor:

@@ -351,9 +351,10 @@ def _trace_block(
     for k in range(len(m)):
         gate = one - s[k]
         kept = keep * gate
-        c[k] = kept * c_before[k] + one
+        past = kept * c_before[k]
+        c[k] = past + one
         a[k] = kept * a_before[k] + m[k] * gate
-        left[k] = c[k] * of
+        left[k] = past * of
 
 
 @shared_out
@@ -372,7 +373,7 @@ def hard_traces(
 ) -> None:  # fmt: skip
     """The traces of hard-reset neurons (see :mod:`trainer.traces`), all flat.
 
-    ``c = α (1 − s) c + 1``, ``a = α (1 − s) a + m (1 − s)``, ``left = c / whole``.
+    ``c = α (1 − s) c + 1``, ``a = α (1 − s) a + m (1 − s)``, ``left = (c − 1) / whole``.
     """
     team(len(m))
     _traces(alpha, whole, m, s, c_before, a_before, c, a, left)

@@ -21,7 +21,7 @@ from trainer.norms import BatchNorm, Moments, per_channel
 from trainer.pools import POOL_WEIGHT, AvgPool
 from trainer.shared import Shared
 from trainer.synapses import Conv, ModelError, Synapse
-from trainer.traces import LayerTraces, Trace, traced_spike
+from trainer.traces import LayerTraces, MessageTrace, traced_spike
 
 
 class Link(nn.Module):
@@ -198,7 +198,7 @@ class Layer(nn.Module):
         x: Tensor,
         ready: Ready,
         traces: LayerTraces,
-        trace: Trace,
+        trace: MessageTrace,
         per_step: bool = False,
         carried: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
@@ -216,13 +216,13 @@ class Layer(nn.Module):
                 if keep.dim() == len(synapse.output_shape):  # before the first spike: α a neuron
                     keep = keep[None]
                 kept = synapse.spread(keep) if keep.dim() > 0 else keep
-                past = trace.update(synapse.patches(x), kept, traces.decay)
+                trace.update(synapse.patches(x), kept, traces.decay)
             else:
-                past = trace.update(synapse.traced(x), keep, traces.decay)
+                trace.update(synapse.traced(x), keep, traces.decay)
         if normalised:
-            return self._normalised(number, x, ready, traces, past, carried)
+            return self._normalised(number, x, ready, traces, trace, carried)
         a = _TracedProduct.apply(
-            x, weight.value, weight, synapse, past, traces, self._step(synapse)
+            x, weight.value, weight, synapse, trace, traces, self._step(synapse)
         )
         return self._whole(a, synapse), None
 
@@ -232,10 +232,10 @@ class Layer(nn.Module):
         x: Tensor,
         ready: Ready,
         traces: LayerTraces,
-        past: Tensor,
+        trace: MessageTrace,
         carried: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Messages through batch norm by their own statistics; ``past``: their trace.
+        """Messages through batch norm by their own statistics.
 
         What weights, γ and β did to earlier steps goes through this step's statistics, as if all
         had the same: exact where they do, as a static input's. The messages' error is this step's
@@ -249,7 +249,7 @@ class Layer(nn.Module):
         if not carried:
             norm.follow(moments)
         folded = self._folded(weight.now(), scale)
-        a = _TracedProduct.apply(x, folded, None, synapse, past, traces, self._step(synapse))
+        a = _TracedProduct.apply(x, folded, None, synapse, trace, traces, self._step(synapse))
         a = self._whole(a, synapse)
         if x.requires_grad:
             own = _OfMessages.apply(x, product, synapse, weight)
@@ -385,24 +385,34 @@ class _TracedProduct(torch.autograd.Function):
         weight: Tensor,
         shared: Shared | None,
         synapse: Synapse,
-        trace: Tensor,
+        trace: MessageTrace,
         traces: LayerTraces,
         step: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, trace, traces.left)
         ctx.shared, ctx.synapse, ctx.per_synapse = shared, synapse, traces.per_synapse
         # A synapse's own fast product, without its gradient.
         a = synapse.plain(x, weight, step) if shared is None else synapse(x, shared, step)
-        return a.detach()
+        a = a.detach()
+        left, whole = traces.left, trace.value
+        # Of earlier steps each receiver has its own part left; without resets, all of them.
+        now, past = (whole, None) if left is None else (trace.now, whole - trace.now)
+        ctx.save_for_backward(x, weight, now, past, left, trace.missing(a, traces))
+        return a
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, trace, left = ctx.saved_tensors
+        x, weight, now, past, left, missing = ctx.saved_tensors
         shared: Shared | None = ctx.shared
         synapse: Synapse = ctx.synapse
         (delta,), weight = grads, weight.detach()
-        errors = delta if left is None else delta * left
-        of_weight: Tensor | None = synapse.of_weights(trace, ctx.per_synapse, weight, errors)
+        of_weight: Tensor | None = synapse.of_weights(now, ctx.per_synapse, weight, delta)
+        if past is not None:
+            of_weight = of_weight + synapse.of_weights(past, False, weight, delta * left)
+        if missing is not None:
+            rows = weight.flatten(1)
+            along = (delta * missing).transpose(0, 1).flatten(1).sum(1)
+            along = along / rows.square().sum(1).clamp_(min=1e-30)
+            of_weight = of_weight + per_channel(along, weight.dim()) * weight
         if shared is not None:
             assert of_weight is not None
             shared.add(of_weight)

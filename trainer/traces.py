@@ -11,13 +11,24 @@ membrane, which comes from the layers above in the same step,
 
 with α, θ, u and s those of the *receiving* neurons. On the chip w̃ is then one trace a synapse, as
 the receivers reset at different times. What fits into a chip's or a GPU's memory is one a
-presynaptic neuron, as if nothing were reset, and what a receiver's resets have left of it::
+presynaptic neuron, as if nothing were reset, and of what it holds of earlier steps the part that a
+receiver's resets have left::
 
-    w̃_ji ≈ c_j / c x̃_i      x̃ = α x̃ + x[t]    c_j = α (1 − s_j[t-1]) c_j + 1    c = α c + 1
+    w̃_ji ≈ x_i[t] + ρ_j α x̃_i[t-1]        x̃ = α x̃ + x[t]
+    ρ_j = (c_j − 1) / (c − 1)             c_j = α (1 − s_j[t-1]) c_j + 1        c = α c + 1
 
-It is exact for what is the same in every step, as a static input or a bias is. A current that
-outlives its step (du < 4096, β kept of it) puts a trace of its own before each: ũ = β ũ + x[t],
-w̃ = … + ũ[t], and the same with u[t-1] of the current for β.
+It is exact after a reset, before the first, and for what is the same in every step, as a static
+input or a bias is. And what a receiver's exact traces come to is known without any: Σ_i w_ji w̃_ji
+is what the synapse brought since the last reset, e_j. So the approximate ones are moved to where
+that holds, by the shortest way, after which none is further from the exact one than before::
+
+    … + w_ji (e_j[t-1] (1 − s_j[t-1]) − ρ_j f_j[t-1]) α / Σ_i w_ji²
+    e_j = α (1 − s_j[t-1]) e_j + Σ_i w_ji x_i[t]        f_j = α f_j + Σ_i w_ji x_i[t]
+
+A gradient's part along the weights, by which alone a norm's gain learns, is exact then (of a
+convolution's kernel, that along the kernel). A current that outlives its step (du < 4096, β kept of
+it) puts a trace of its own before each: ũ = β ũ + x[t], w̃ = … + ũ[t], and the same with u[t-1] of
+the current for β.
 """
 
 from __future__ import annotations
@@ -32,6 +43,9 @@ from torch import Tensor
 
 from trainer import kernels
 from trainer.neurons import Chip, Neurons, State, can_fuse, flat, like
+
+LEAST = 1e-30
+"""For nothing, where it is divided by."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,8 @@ class Trace:
 
     def __init__(self) -> None:
         self.value: Tensor | None = None
+        self.now: Tensor | None = None
+        """What the last step brought to it."""
         self._current: Tensor | None = None
 
     def update(
@@ -68,7 +84,7 @@ class Trace:
         if beta is not None:
             self._current = x if self._current is None else _plus(x, beta, self._current)
             x = self._current
-        x = shape(x)
+        self.now = x = shape(x)
         self.value = x if self.value is None else _plus(x, keep, self.value)
         return self.value
 
@@ -77,6 +93,25 @@ def _plus(x: Tensor, keep: Tensor, past: Tensor) -> Tensor:
     if keep.dim() == 0 and x.device.type == "cpu":
         return torch.add(x, past, alpha=float(keep))  # one pass over memory
     return keep * past + x
+
+
+class MessageTrace(Trace):
+    """The trace of one synapse's messages, and what of the receivers' current it falls short of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._brought, self._unreset = Trace(), Trace()
+
+    def missing(self, a: Tensor, traces: LayerTraces) -> Tensor | None:
+        """What the traces fall short of, times Σ_i w_ji², as at the top of this file.
+
+        a: what the messages brought, ``[N, *shape]``. None: the traces are exact.
+        """
+        if traces.left is None or traces.kept is None:
+            return None
+        brought = self._brought.update(a, traces.kept, traces.decay) - self._brought.now
+        unreset = self._unreset.update(a, traces.keep, traces.decay) - self._unreset.now
+        return torch.addcmul(brought, traces.left, unreset, value=-1)
 
 
 class LayerTraces:
@@ -88,10 +123,12 @@ class LayerTraces:
         self.per_synapse = neurons.dv.dim() > 0 or (
             tracing.per_synapse and isinstance(neurons.form, Chip)
         )
-        self.messages = [Trace() for _ in range(links)]
+        self.messages = [MessageTrace() for _ in range(links)]
         self.constant, self.bias, self._unreset = Trace(), Trace(), Trace()
         self.left: Tensor | None = None
-        """What a receiver's resets have left of presynaptic traces; None: all."""
+        """What a receiver's resets have left of earlier steps' traces; None: all."""
+        self.kept: Tensor | None = None
+        """What a receiver keeps of its membrane in this step, where ``left`` matters."""
         self.theta: Tensor | None = None
         self.alpha, self.beta = Trace(), Trace()
         self.keep: Tensor = torch.zeros(())
@@ -121,7 +158,9 @@ class LayerTraces:
         constant = self.constant.update(one, kept, beta)
         self.bias.update(one, kept, None)
         if gate is not None and not self.per_synapse:
-            self.left = constant / self._unreset.update(one.new_ones(()), alpha, beta)
+            whole = self._unreset.update(one.new_ones(()), alpha, beta) - self._unreset.now
+            self.left = (constant - self.constant.now) / whole.clamp(min=LEAST)
+            self.kept = kept
         if name in ("A", "soft"):
             past = torch.zeros_like(m) if self.theta is None else self.theta
             self.theta, drive = alpha * (past - s), m - theta * s
@@ -140,10 +179,11 @@ class LayerTraces:
         traces, self.keep = (self.constant, self.alpha), alpha
         past = [torch.zeros_like(m) if t.value is None else like(t.value, m) for t in traces]
         c, a, left = (torch.empty_like(m) for _ in range(3))
-        whole = self._unreset.update(m.new_ones(()), alpha, None)
-        kernels.hard_traces(float(alpha), float(whole), *flat(m, s, *past, c, a, left))
+        whole = max(float(self._unreset.update(m.new_ones(()), alpha, None)) - 1, LEAST)
+        kernels.hard_traces(float(alpha), whole, *flat(m, s, *past, c, a, left))
         self.constant.value = self.bias.value = c
         self.alpha.value, self.left = a, left
+        self.kept = alpha * (1 - s)
 
 
 class _TracedSpike(torch.autograd.Function):

@@ -34,8 +34,8 @@ class STOP:
     """Weight, threshold and leak learned together, by traces.
 
     per_synapse: the exact traces of hard-reset neurons, one a synapse and sample; without, one a
-        presynaptic neuron and a number a receiver. Soft resets and what a static input or a bias
-        brings are exact either way.
+        presynaptic neuron and a few numbers a receiver (:mod:`trainer.traces`). Soft resets, what a
+        static input or a bias brings, and the part along the weights are exact either way.
     mean: gradients of threshold and leak are means over a layer's neurons, not sums.
     loss_of: ``steps``, or the outputs' ``mean``, as in :mod:`trainer.rules.sltt`.
     """
