@@ -133,8 +133,8 @@ def plan(group: str) -> dict[str, TrainConfig]:
                 runs[f"latency-stop-{name}-{seed}"] = replace(base, rule="stop", **JOINT[name])
         for name in ("ottt", "tt_lbp_2_2"):
             runs[f"latency-{name}-0"] = replace(LATENCY, **RULES[name])
-        for data in (FASHION, LENET):
-            base = replace(data, encoding="latency", time_steps=8, **SMALL)
+        for still in (FASHION, LENET):
+            base = replace(still, encoding="latency", time_steps=8, **SMALL)
             for name in ("sltt", "stop"):
                 runs[f"latency-lenet-{base.data}-{name}"] = replace(base, **RULES[name])
     elif group == "alone":

@@ -21,7 +21,7 @@ from trainer.norms import BatchNorm, Moments, per_channel
 from trainer.pools import POOL_WEIGHT, AvgPool
 from trainer.shared import Shared
 from trainer.synapses import Conv, ModelError, Synapse
-from trainer.traces import LayerTraces, MessageTrace, traced_spike
+from trainer.traces import LEAST, LayerTraces, MessageTrace, traced_spike
 
 
 class Link(nn.Module):
@@ -393,10 +393,11 @@ class _TracedProduct(torch.autograd.Function):
         # A synapse's own fast product, without its gradient.
         a = synapse.plain(x, weight, step) if shared is None else synapse(x, shared, step)
         a = a.detach()
-        left, whole = traces.left, trace.value
-        # Of earlier steps each receiver has its own part left; without resets, all of them.
-        now, past = (whole, None) if left is None else (trace.now, whole - trace.now)
-        ctx.save_for_backward(x, weight, now, past, left, trace.missing(a, traces))
+        if traces.left is None:
+            ctx.save_for_backward(x, weight, trace.value, None, None, None)
+        else:  # of earlier steps each receiver has a part of its own left
+            missing = trace.missing(a, traces)
+            ctx.save_for_backward(x, weight, trace.now, trace.past(), traces.left, missing)
         return a
 
     @staticmethod
@@ -405,17 +406,15 @@ class _TracedProduct(torch.autograd.Function):
         shared: Shared | None = ctx.shared
         synapse: Synapse = ctx.synapse
         (delta,), weight = grads, weight.detach()
-        of_weight: Tensor | None = synapse.of_weights(now, ctx.per_synapse, weight, delta)
+        found = synapse.of_weights(now, ctx.per_synapse, weight, delta)
         if past is not None:
-            of_weight = of_weight + synapse.of_weights(past, False, weight, delta * left)
-        if missing is not None:
-            rows = weight.flatten(1)
+            found = found + synapse.of_weights(past, False, weight, delta * left)
             along = (delta * missing).transpose(0, 1).flatten(1).sum(1)
-            along = along / rows.square().sum(1).clamp_(min=1e-30)
-            of_weight = of_weight + per_channel(along, weight.dim()) * weight
+            along = along / weight.flatten(1).square().sum(1).clamp_(min=LEAST)
+            found = found + per_channel(along, weight.dim()) * weight
+        of_weight: Tensor | None = found
         if shared is not None:
-            assert of_weight is not None
-            shared.add(of_weight)
+            shared.add(found)
             of_weight = None
         of_x = None
         if ctx.needs_input_grad[0]:

@@ -88,6 +88,11 @@ class Trace:
         self.value = x if self.value is None else _plus(x, keep, self.value)
         return self.value
 
+    def past(self) -> Tensor:
+        """The trace without what the last step brought."""
+        assert self.value is not None and self.now is not None
+        return self.value - self.now
+
 
 def _plus(x: Tensor, keep: Tensor, past: Tensor) -> Tensor:
     if keep.dim() == 0 and x.device.type == "cpu":
@@ -102,16 +107,15 @@ class MessageTrace(Trace):
         super().__init__()
         self._brought, self._unreset = Trace(), Trace()
 
-    def missing(self, a: Tensor, traces: LayerTraces) -> Tensor | None:
+    def missing(self, a: Tensor, traces: LayerTraces) -> Tensor:
         """What the traces fall short of, times Σ_i w_ji², as at the top of this file.
 
-        a: what the messages brought, ``[N, *shape]``. None: the traces are exact.
+        a: what the messages brought, ``[N, *shape]``.
         """
-        if traces.left is None or traces.kept is None:
-            return None
-        brought = self._brought.update(a, traces.kept, traces.decay) - self._brought.now
-        unreset = self._unreset.update(a, traces.keep, traces.decay) - self._unreset.now
-        return torch.addcmul(brought, traces.left, unreset, value=-1)
+        assert traces.left is not None and traces.kept is not None
+        self._brought.update(a, traces.kept, traces.decay)
+        self._unreset.update(a, traces.keep, traces.decay)
+        return torch.addcmul(self._brought.past(), traces.left, self._unreset.past(), value=-1)
 
 
 class LayerTraces:
@@ -128,7 +132,7 @@ class LayerTraces:
         self.left: Tensor | None = None
         """What a receiver's resets have left of earlier steps' traces; None: all."""
         self.kept: Tensor | None = None
-        """What a receiver keeps of its membrane in this step, where ``left`` matters."""
+        """What a receiver keeps of its membrane in this step, where there is a ``left``."""
         self.theta: Tensor | None = None
         self.alpha, self.beta = Trace(), Trace()
         self.keep: Tensor = torch.zeros(())
@@ -155,11 +159,11 @@ class LayerTraces:
             self.constant.update(one, self.keep, beta)
             self.bias.update(one, self.keep, None)
             return
-        constant = self.constant.update(one, kept, beta)
+        self.constant.update(one, kept, beta)
         self.bias.update(one, kept, None)
         if gate is not None and not self.per_synapse:
-            whole = self._unreset.update(one.new_ones(()), alpha, beta) - self._unreset.now
-            self.left = (constant - self.constant.now) / whole.clamp(min=LEAST)
+            self._unreset.update(one.new_ones(()), alpha, beta)
+            self.left = self.constant.past() / self._unreset.past().clamp(min=LEAST)
             self.kept = kept
         if name in ("A", "soft"):
             past = torch.zeros_like(m) if self.theta is None else self.theta
