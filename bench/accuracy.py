@@ -140,8 +140,9 @@ def plan(group: str) -> dict[str, TrainConfig]:
     elif group == "alone":
         for other in ("lenet", "mean", "mlp", "wide", "latency"):
             for name, config in plan(other).items():
-                if config.rule in ("sltt", "stop") and config.learn_leak:
-                    runs[f"alone-{name}"] = replace(config, **JOINT["w"])
+                own = replace(config, **JOINT["w"])
+                if config.rule in ("sltt", "stop") and own not in plan(other).values():
+                    runs[f"alone-{name}"] = own
     elif group == "grid":
         for seed in range(3):
             for neuron in ("hard", "chip"):

@@ -21,7 +21,7 @@ from trainer.norms import BatchNorm, Moments, per_channel
 from trainer.pools import POOL_WEIGHT, AvgPool
 from trainer.shared import Shared
 from trainer.synapses import Conv, ModelError, Synapse
-from trainer.traces import LEAST, LayerTraces, MessageTrace, traced_spike
+from trainer.traces import TINY, LayerTraces, MessageTrace, traced_spike
 
 
 class Link(nn.Module):
@@ -410,7 +410,7 @@ class _TracedProduct(torch.autograd.Function):
         if past is not None:
             found = found + synapse.of_weights(past, False, weight, delta * left)
             along = (delta * missing).transpose(0, 1).flatten(1).sum(1)
-            along = along / weight.flatten(1).square().sum(1).clamp_(min=LEAST)
+            along = along / weight.flatten(1).square().sum(1).clamp_(min=TINY)
             found = found + per_channel(along, weight.dim()) * weight
         of_weight: Tensor | None = found
         if shared is not None:

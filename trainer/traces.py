@@ -20,15 +20,16 @@ receiver's resets have left::
 It is exact after a reset, before the first, and for what is the same in every step, as a static
 input or a bias is. And what a receiver's exact traces come to is known without any: Σ_i w_ji w̃_ji
 is what the synapse brought since the last reset, e_j. So the approximate ones are moved to where
-that holds, by the shortest way, after which none is further from the exact one than before::
+that holds, by the shortest way, after which a receiver's are together no further from the exact
+ones than before (a convolution's inside the border)::
 
     … + w_ji (e_j[t-1] (1 − s_j[t-1]) − ρ_j f_j[t-1]) α / Σ_i w_ji²
     e_j = α (1 − s_j[t-1]) e_j + Σ_i w_ji x_i[t]        f_j = α f_j + Σ_i w_ji x_i[t]
 
-A gradient's part along the weights, by which alone a norm's gain learns, is exact then (of a
-convolution's kernel, that along the kernel). A current that outlives its step (du < 4096, β kept of
-it) puts a trace of its own before each: ũ = β ũ + x[t], w̃ = … + ũ[t], and the same with u[t-1] of
-the current for β.
+A gradient's part along the weights, by which alone weight standardisation's gain learns, is exact
+then (of a convolution's kernel, that along the kernel). A current that outlives its step (du <
+4096, β kept of it) puts a trace of its own before each: ũ = β ũ + x[t], w̃ = … + ũ[t], and the same
+with u[t-1] of the current for β.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from torch import Tensor
 from trainer import kernels
 from trainer.neurons import Chip, Neurons, State, can_fuse, flat, like
 
-LEAST = 1e-30
+TINY = 1e-30
 """For nothing, where it is divided by."""
 
 
@@ -163,7 +164,7 @@ class LayerTraces:
         self.bias.update(one, kept, None)
         if gate is not None and not self.per_synapse:
             self._unreset.update(one.new_ones(()), alpha, beta)
-            self.left = self.constant.past() / self._unreset.past().clamp(min=LEAST)
+            self.left = self.constant.past() / self._unreset.past().clamp(min=TINY)
             self.kept = kept
         if name in ("A", "soft"):
             past = torch.zeros_like(m) if self.theta is None else self.theta
@@ -183,7 +184,7 @@ class LayerTraces:
         traces, self.keep = (self.constant, self.alpha), alpha
         past = [torch.zeros_like(m) if t.value is None else like(t.value, m) for t in traces]
         c, a, left = (torch.empty_like(m) for _ in range(3))
-        whole = max(float(self._unreset.update(m.new_ones(()), alpha, None)) - 1, LEAST)
+        whole = max(float(self._unreset.update(m.new_ones(()), alpha, None)) - 1, TINY)
         kernels.hard_traces(float(alpha), whole, *flat(m, s, *past, c, a, left))
         self.constant.value = self.bias.value = c
         self.alpha.value, self.left = a, left
