@@ -345,38 +345,76 @@ def chip_errors(
 @_plain
 def _trace_block(
     alpha: float, whole: float, m: Array, s: Array,
-    c_before: Array, a_before: Array, c: Array, a: Array, left: Array,
+    c_before: Array, a_before: Array, c: Array, a: Array, left: Array, kept: Array,
 ) -> None:  # fmt: skip
     one, keep, of = np.float32(1), np.float32(alpha), np.float32(1 / whole)
     for k in range(len(m)):
         gate = one - s[k]
-        kept = keep * gate
-        past = kept * c_before[k]
+        kept[k] = keep * gate
+        past = kept[k] * c_before[k]
         c[k] = past + one
-        a[k] = kept * a_before[k] + m[k] * gate
+        a[k] = kept[k] * a_before[k] + m[k] * gate
         left[k] = past * of
 
 
 @shared_out
 def _traces(
     alpha: float, whole: float, m: Array, s: Array,
-    c_before: Array, a_before: Array, c: Array, a: Array, left: Array,
+    c_before: Array, a_before: Array, c: Array, a: Array, left: Array, kept: Array,
 ) -> None:  # fmt: skip
     for block in nb.prange((len(m) + BLOCK - 1) // BLOCK):
         k = slice(block * BLOCK, (block + 1) * BLOCK)
-        _trace_block(alpha, whole, m[k], s[k], c_before[k], a_before[k], c[k], a[k], left[k])
+        found = c[k], a[k], left[k], kept[k]
+        _trace_block(alpha, whole, m[k], s[k], c_before[k], a_before[k], *found)
 
 
 def hard_traces(
     alpha: float, whole: float, m: Array, s: Array,
-    c_before: Array, a_before: Array, c: Array, a: Array, left: Array,
+    c_before: Array, a_before: Array, c: Array, a: Array, left: Array, kept: Array,
 ) -> None:  # fmt: skip
     """The traces of hard-reset neurons (see :mod:`trainer.traces`), all flat.
 
-    ``c = α (1 − s) c + 1``, ``a = α (1 − s) a + m (1 − s)``, ``left = (c − 1) / whole``.
+    ``kept = α (1 − s)``, ``c = kept c + 1``, ``a = kept a + m (1 − s)``,
+    ``left = (c − 1) / whole``.
     """
     team(len(m))
-    _traces(alpha, whole, m, s, c_before, a_before, c, a, left)
+    _traces(alpha, whole, m, s, c_before, a_before, c, a, left, kept)
+
+
+@_plain
+def _missing_block(
+    alpha: float, a: Array, e_before: Array, f_before: Array, kept: Array, left: Array,
+    e: Array, f: Array, missing: Array,
+) -> None:  # fmt: skip
+    keep = np.float32(alpha)
+    for k in range(len(a)):
+        brought, unreset = kept[k] * e_before[k], keep * f_before[k]
+        e[k] = brought + a[k]
+        f[k] = unreset + a[k]
+        missing[k] = brought - left[k] * unreset
+
+
+@shared_out
+def _missing(
+    alpha: float, a: Array, e_before: Array, f_before: Array, kept: Array, left: Array,
+    e: Array, f: Array, missing: Array,
+) -> None:  # fmt: skip
+    for block in nb.prange((len(a) + BLOCK - 1) // BLOCK):
+        k = slice(block * BLOCK, (block + 1) * BLOCK)
+        found = e[k], f[k], missing[k]
+        _missing_block(alpha, a[k], e_before[k], f_before[k], kept[k], left[k], *found)
+
+
+def missing(
+    alpha: float, a: Array, e_before: Array, f_before: Array, kept: Array, left: Array,
+    e: Array, f: Array, missing: Array,
+) -> None:  # fmt: skip
+    """What traces of messages fall short of (see :mod:`trainer.traces`), all flat.
+
+    ``missing = kept e − left α f``, ``e = kept e + a``, ``f = α f + a``.
+    """
+    team(len(a))
+    _missing(alpha, a, e_before, f_before, kept, left, e, f, missing)
 
 
 # The order of a sum is the compiler's to choose, as above.

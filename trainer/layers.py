@@ -393,23 +393,23 @@ class _TracedProduct(torch.autograd.Function):
         # A synapse's own fast product, without its gradient.
         a = synapse.plain(x, weight, step) if shared is None else synapse(x, shared, step)
         a = a.detach()
-        if traces.left is None:
+        missing, ctx.keep = trace.missing(a, traces), traces.keep
+        if missing is None:
             ctx.save_for_backward(x, weight, trace.value, None, None, None)
         else:  # of earlier steps each receiver has a part of its own left
-            missing = trace.missing(a, traces)
-            ctx.save_for_backward(x, weight, trace.now, trace.past(), traces.left, missing)
+            ctx.save_for_backward(x, weight, trace.now, trace.before, traces.left, missing)
         return a
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, now, past, left, missing = ctx.saved_tensors
+        x, weight, now, before, left, missing = ctx.saved_tensors
         shared: Shared | None = ctx.shared
         synapse: Synapse = ctx.synapse
         (delta,), weight = grads, weight.detach()
         found = synapse.of_weights(now, ctx.per_synapse, weight, delta)
-        if past is not None:
-            found = found + synapse.of_weights(past, False, weight, delta * left)
-            along = (delta * missing).transpose(0, 1).flatten(1).sum(1)
+        if before is not None:
+            found = found + ctx.keep * synapse.of_weights(before, False, weight, delta * left)
+            along = (delta * missing).sum([0, *range(2, delta.dim())])
             along = along / weight.flatten(1).square().sum(1).clamp_(min=TINY)
             found = found + per_channel(along, weight.dim()) * weight
         of_weight: Tensor | None = found

@@ -70,6 +70,8 @@ class Trace:
 
     def __init__(self) -> None:
         self.value: Tensor | None = None
+        self.before: Tensor | None = None
+        """As it was before the last step."""
         self.now: Tensor | None = None
         """What the last step brought to it."""
         self._current: Tensor | None = None
@@ -86,6 +88,7 @@ class Trace:
             self._current = x if self._current is None else _plus(x, beta, self._current)
             x = self._current
         self.now = x = shape(x)
+        self.before = self.value
         self.value = x if self.value is None else _plus(x, keep, self.value)
         return self.value
 
@@ -108,15 +111,28 @@ class MessageTrace(Trace):
         super().__init__()
         self._brought, self._unreset = Trace(), Trace()
 
-    def missing(self, a: Tensor, traces: LayerTraces) -> Tensor:
-        """What the traces fall short of, times Σ_i w_ji², as at the top of this file.
+    def missing(self, a: Tensor, traces: LayerTraces) -> Tensor | None:
+        """What the traces fall short of, times Σ_i w_ji², as at the top of this file; None for
+        the first messages, and where all of them is left.
 
         a: what the messages brought, ``[N, *shape]``.
         """
-        assert traces.left is not None and traces.kept is not None
-        self._brought.update(a, traces.kept, traces.decay)
-        self._unreset.update(a, traces.keep, traces.decay)
-        return torch.addcmul(self._brought.past(), traces.left, self._unreset.past(), value=-1)
+        if traces.kept is None:
+            return None
+        brought, unreset, left = self._brought, self._unreset, traces.left
+        e, f, plain = brought.value, unreset.value, traces.decay is None
+        if e is not None and f is not None and left is not None and plain:
+            states = a, e, f, traces.kept, left
+            if can_fuse(*states, traces.keep, traces.keep):
+                brought.value, unreset.value, missing = (torch.empty_like(a) for _ in range(3))
+                found = flat(brought.value, unreset.value, missing)
+                kernels.missing(float(traces.keep), *flat(*states), *found)
+                return missing
+        brought.update(a, traces.kept, traces.decay)
+        unreset.update(a, traces.keep, traces.decay)
+        if e is None or left is None:
+            return None
+        return torch.addcmul(brought.past(), left, unreset.past(), value=-1)
 
 
 class LayerTraces:
@@ -131,9 +147,10 @@ class LayerTraces:
         self.messages = [MessageTrace() for _ in range(links)]
         self.constant, self.bias, self._unreset = Trace(), Trace(), Trace()
         self.left: Tensor | None = None
-        """What a receiver's resets have left of earlier steps' traces; None: all."""
+        """What a receiver's resets have left of earlier steps' traces; None: all, or there is no
+        earlier step."""
         self.kept: Tensor | None = None
-        """What a receiver keeps of its membrane in this step, where there is a ``left``."""
+        """What a receiver keeps of its membrane in this step, where its resets leave a part."""
         self.theta: Tensor | None = None
         self.alpha, self.beta = Trace(), Trace()
         self.keep: Tensor = torch.zeros(())
@@ -163,9 +180,10 @@ class LayerTraces:
         self.constant.update(one, kept, beta)
         self.bias.update(one, kept, None)
         if gate is not None and not self.per_synapse:
+            self.kept, first = kept, self._unreset.value is None
             self._unreset.update(one.new_ones(()), alpha, beta)
-            self.left = self.constant.past() / self._unreset.past().clamp(min=TINY)
-            self.kept = kept
+            if not first:
+                self.left = self.constant.past() / self._unreset.past().clamp(min=TINY)
         if name in ("A", "soft"):
             past = torch.zeros_like(m) if self.theta is None else self.theta
             self.theta, drive = alpha * (past - s), m - theta * s
@@ -183,12 +201,12 @@ class LayerTraces:
         """:meth:`advance` of hard-reset neurons without a current, compiled."""
         traces, self.keep = (self.constant, self.alpha), alpha
         past = [torch.zeros_like(m) if t.value is None else like(t.value, m) for t in traces]
-        c, a, left = (torch.empty_like(m) for _ in range(3))
+        c, a, left, kept = (torch.empty_like(m) for _ in range(4))
+        first = self._unreset.value is None
         whole = max(float(self._unreset.update(m.new_ones(()), alpha, None)) - 1, TINY)
-        kernels.hard_traces(float(alpha), whole, *flat(m, s, *past, c, a, left))
+        kernels.hard_traces(float(alpha), whole, *flat(m, s, *past, c, a, left, kept))
         self.constant.value = self.bias.value = c
-        self.alpha.value, self.left = a, left
-        self.kept = alpha * (1 - s)
+        self.alpha.value, self.kept, self.left = a, kept, None if first else left
 
 
 class _TracedSpike(torch.autograd.Function):
