@@ -77,11 +77,11 @@ RULES: dict[str, dict[str, Any]] = {
 SEEDS = {"bptt": 3, "sltt": 3, "stop": 3}
 # Where surrogates are as steep as thresholds are low, and lr_neuron is the default of 0.002, some
 # thresholds fall to nothing: by stop an mlp's last one to 1 % of where it began with one seed of
-# three. The gains of wide's weight standardisation learn at this rate too, and want more.
+# three.
 SLOW: dict[str, Any] = {"lr_neuron": 0.0002}
 OWN: dict[str, dict[str, dict[str, Any]]] = {
     "mlp": {"stop": {"lr_neuron": 0.00002}},
-    "wide": {"bptt": SLOW, "bptt_detached": SLOW, "stop": {"lr_neuron": 0.005}},
+    "wide": {"bptt": SLOW, "bptt_detached": SLOW},
 }
 # What stop learns beside weights.
 JOINT: dict[str, dict[str, Any]] = {
