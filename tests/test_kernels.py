@@ -113,7 +113,7 @@ def test_weight_gradients_event_by_event(density: float, threads: int) -> None:
     assert kernels.active(x.numpy()) == int((x != 0).sum())
     weight = Shared(torch.zeros((70, 90), requires_grad=True))
     for _ in range(2):
-        products._weight_gradient(x, delta, weight)
+        products.add_gradient(x, delta, weight)
     weight.gather()
     torch.testing.assert_close(weight.source.grad, 2 * delta.T @ x, rtol=1e-5, atol=1e-5)
 

@@ -390,36 +390,34 @@ class _TracedProduct(torch.autograd.Function):
         step: float,
     ) -> Tensor:
         ctx.shared, ctx.synapse, ctx.per_synapse = shared, synapse, traces.per_synapse
+        ctx.x = torch.empty_like(x, device="meta")
         # A synapse's own fast product, without its gradient.
         a = synapse.plain(x, weight, step) if shared is None else synapse(x, shared, step)
         a = a.detach()
+        own = weight if shared is None else None
         missing, ctx.keep = trace.missing(a, traces), traces.keep
         if missing is None:
-            ctx.save_for_backward(x, weight, trace.value, None, None, None)
+            ctx.save_for_backward(own, trace.value, None, None, None)
         else:  # of earlier steps each receiver has a part of its own left
-            ctx.save_for_backward(x, weight, trace.now, trace.before, traces.left, missing)
+            ctx.save_for_backward(own, trace.now, trace.before, traces.left, missing)
         return a
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, now, before, left, missing = ctx.saved_tensors
-        shared: Shared | None = ctx.shared
+        own, now, before, left, missing = ctx.saved_tensors
         synapse: Synapse = ctx.synapse
-        (delta,), weight = grads, weight.detach()
-        found = synapse.of_weights(now, ctx.per_synapse, weight, delta)
+        (delta,) = grads
+        weight: Shared = ctx.shared if own is None else Shared(own.detach())
+        if ctx.per_synapse:
+            weight.add(synapse.of_weights(now, True, weight.value.detach(), delta))
+        else:
+            synapse.add_gradient(now, delta, weight)
         if before is not None:
-            found = found + ctx.keep * synapse.of_weights(before, False, weight, delta * left)
+            synapse.add_gradient(before, delta * left * ctx.keep, weight)
             along = (delta * missing).sum([0, *range(2, delta.dim())])
-            along = along / weight.flatten(1).square().sum(1).clamp_(min=TINY)
-            found = found + per_channel(along, weight.dim()) * weight
-        of_weight: Tensor | None = found
-        if shared is not None:
-            shared.add(found)
-            of_weight = None
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = synapse.of_messages(x, shared or Shared(weight), delta)
-        return of_x, of_weight, *(None,) * 5
+            weight.add_along(along / weight.row_squares.clamp(min=TINY))
+        of_x = synapse.of_messages(ctx.x, weight, delta) if ctx.needs_input_grad[0] else None
+        return of_x, None if own is None else weight.total(), *(None,) * 5
 
 
 class _OfMessages(torch.autograd.Function):
@@ -427,14 +425,13 @@ class _OfMessages(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, product: Tensor, synapse: Synapse, weight: Shared) -> Tensor:
-        ctx.save_for_backward(x)
+        ctx.x = torch.empty_like(x, device="meta")
         ctx.synapse, ctx.weight = synapse, weight
         return product.detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (x,) = ctx.saved_tensors
-        return ctx.synapse.of_messages(x, ctx.weight, grads[0]), None, None, None
+        return ctx.synapse.of_messages(ctx.x, ctx.weight, grads[0]), None, None, None
 
 
 class _TracedBias(torch.autograd.Function):

@@ -81,7 +81,9 @@ def _forward(x: Tensor, weight: Shared, step: float) -> Tensor:
     return product(x.to(torch.int8), weight.int8(step)).float().mul_(step)
 
 
-def _weight_gradient(x: Tensor, delta: Tensor, weight: Shared) -> None:
+def add_gradient(x: Tensor, delta: Tensor, weight: Shared) -> None:
+    """Adds ``deltaᵀ x``, of messages (or traces) ``[N, in]`` and errors ``[N, out]``, to the
+    gradient of the weights ``[out, in]``."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or delta.shape[1] < SMALL:
         weight.add((delta.T @ x).view_as(weight.value))
         return
@@ -98,14 +100,12 @@ def _weight_gradient(x: Tensor, delta: Tensor, weight: Shared) -> None:
 
 
 class _Linear(torch.autograd.Function):
-    """``x Wᵀ``, whose weights' gradient is taken with ``trace`` in place of x, if there is one."""
+    """``x Wᵀ``."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, value: Tensor, weight: Shared, step: float, trace: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, value: Tensor, weight: Shared, step: float) -> Tensor:
         ctx.weight = weight
-        ctx.save_for_backward(x if trace is None else trace)
+        ctx.save_for_backward(x)
         return _forward(x, weight, step)
 
     @staticmethod
@@ -113,19 +113,18 @@ class _Linear(torch.autograd.Function):
         (delta,) = grads
         weight: Shared = ctx.weight
         if ctx.needs_input_grad[1]:
-            _weight_gradient(ctx.saved_tensors[0], delta, weight)
+            add_gradient(ctx.saved_tensors[0], delta, weight)
         of_x = times(delta, weight.matrix.T) if ctx.needs_input_grad[0] else None
-        return of_x, None, None, None, None
+        return of_x, None, None, None
 
 
-def linear(x: Tensor, weight: Shared, step: float = 0.0, trace: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Shared, step: float = 0.0) -> Tensor:
     """``x Wᵀ`` ``[N, out]`` of messages ``[N, in]`` and shared weights ``[out, in]``.
 
     step: where not 0, all weights are multiples of it, at most 127 times it, and the messages
         integers of at most 127: the product is then exact in int8.
-    trace: ``[N, in]``, takes the place of x in the weights' gradient (see :mod:`trainer.traces`).
     """
     if not torch.is_grad_enabled():
         return _forward(x, weight, step)
-    result: Tensor = _Linear.apply(x, weight.value, weight, step, trace)
+    result: Tensor = _Linear.apply(x, weight.value, weight, step)
     return result

@@ -45,6 +45,7 @@ class Shared:
         self.value = source.detach().requires_grad_(source.requires_grad)
         self._sum: Tensor | None = None
         self._row_sum: Tensor | None = None
+        self._factors: Tensor | None = None
         self._made: dict[str, Any] = {}
 
     def now(self, scale: Tensor | None = None) -> Tensor:
@@ -84,12 +85,30 @@ class Shared:
         else:
             self._sum += grad
 
-    def gather(self) -> None:
-        """Sends the sum to where :attr:`source` came from, and starts again from 0."""
+    def add_along(self, factors: Tensor) -> None:
+        """Adds a step's gradient that is the tensor itself, row ``k`` times ``factors[k]``."""
+        self._factors = factors if self._factors is None else self._factors + factors
+
+    @property
+    def row_squares(self) -> Tensor:
+        """What the squares of each row add up to."""
+        made: Tensor = self.once("squares", lambda value: value.flatten(1).square().sum(1))
+        return made
+
+    def total(self) -> Tensor | None:
+        """The sum of the gradients, which starts again from 0; None: there were none."""
         total = self._sum
         if self._row_sum is not None:
             rows = self._row_sum.T.reshape(self.value.shape)
             total = rows if total is None else total + rows
-        self._sum = self._row_sum = None
+        if self._factors is not None:
+            along = (self._factors[:, None] * self.matrix).view_as(self.value)
+            total = along if total is None else total + along
+        self._sum = self._row_sum = self._factors = None
+        return total
+
+    def gather(self) -> None:
+        """Sends the sum to where :attr:`source` came from, and starts again from 0."""
+        total = self.total()
         if total is not None and self.source.requires_grad:
             self.source.backward(total)

@@ -19,7 +19,7 @@ from trainer.convolutions import Geometry, convolve, gradients
 from trainer.memory import pixel_by_pixel
 from trainer.neurons import REGISTER
 from trainer.norms import NORMS, BatchNorm, WeightNorm, per_channel
-from trainer.products import linear, times
+from trainer.products import add_gradient, linear, times
 from trainer.shared import Shared
 
 Shape = tuple[int, ...]
@@ -99,12 +99,17 @@ class Synapse(nn.Module):
         raise NotImplementedError
 
     def of_messages(self, x: Tensor, weight: Shared, delta: Tensor) -> Tensor:
-        """∂E/∂x of an error ``delta`` ``[N, *output_shape]``; of x only its shape is looked at."""
+        """∂E/∂x of an error ``delta`` ``[N, *output_shape]``; of x only its shape and order are
+        looked at."""
         raise NotImplementedError
 
     def of_weights(self, trace: Tensor, per_synapse: bool, weight: Tensor, delta: Tensor) -> Tensor:
         """∂E/∂w, with a trace in the messages' place: of :meth:`traced`, or of :meth:`patches`."""
         raise NotImplementedError
+
+    def add_gradient(self, trace: Tensor, delta: Tensor, weight: Shared) -> None:
+        """Adds ∂E/∂w, with a trace of :meth:`traced` in the messages' place, to the weights'."""
+        weight.add(self.of_weights(trace, False, weight.value.detach(), delta))
 
     def freeze(self) -> loihi.Dense | loihi.Conv:
         """The chip's synapse."""
@@ -144,6 +149,9 @@ class Dense(Synapse):
         if per_synapse:
             return torch.einsum("no,noi->oi", delta, trace.expand(*delta.shape, -1))
         return times(delta.T, trace.flatten(1).T)
+
+    def add_gradient(self, trace: Tensor, delta: Tensor, weight: Shared) -> None:
+        add_gradient(trace.flatten(1), delta, weight)
 
     def freeze(self) -> loihi.Dense:
         return loihi.Dense(grid.integers(grid.weight(self.folded()[0])))
@@ -219,7 +227,7 @@ class Conv(Synapse):
         return keep.flatten(2)[..., None]
 
     def of_messages(self, x: Tensor, weight: Shared, delta: Tensor) -> Tensor:
-        value = weight.value.detach()
+        value, x = weight.value.detach(), torch.empty_like(x, device=delta.device)
         found, _ = gradients(delta, x, value, self.geometry, True, False, weight)
         assert found is not None
         return found
@@ -232,6 +240,12 @@ class Conv(Synapse):
         errors = delta.flatten(2)
         trace = trace.expand(*errors.shape, -1)
         return torch.einsum("nol,nolk->ok", errors, trace).view_as(weight)
+
+    def add_gradient(self, trace: Tensor, delta: Tensor, weight: Shared) -> None:
+        if self.is_dense:
+            add_gradient(trace.flatten(1), delta.flatten(1), weight)
+        else:
+            super().add_gradient(trace, delta, weight)
 
     def freeze(self) -> loihi.Conv:
         weight = grid.integers(grid.weight(self.folded()[0]))
