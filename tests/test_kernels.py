@@ -170,6 +170,24 @@ def test_gradients_of_a_product(samples: int) -> None:
     torch.testing.assert_close(parameter.grad, 64 * errors.T @ x.detach(), rtol=1e-5, atol=1e-3)
 
 
+def test_gradients_of_every_kind_add_up_and_start_again() -> None:
+    parameter = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    shared = Shared(2 * parameter)
+    shared.add(torch.full((2, 2), 0.5))
+    shared.add_along(torch.tensor([1.0, 0.0]))
+    shared.add_along(torch.tensor([0.0, 10.0]))
+    shared.row_sum[0] += 0.25  # the first input's
+    expected = torch.tensor([[2.75, 4.5], [60.75, 80.5]])
+    total = shared.total()
+    assert total is not None and torch.equal(total, expected)
+    assert shared.total() is None
+    shared.add_along(torch.tensor([1.0, 10.0]))
+    for _ in range(2):
+        shared.gather()
+    assert parameter.grad is not None
+    assert parameter.grad.tolist() == [[4.0, 8.0], [120.0, 160.0]]
+
+
 @pytest.mark.parametrize("model", ["5c3p1-2m-3c3", "9c3s2-2a-4"])
 def test_payloads_below_0_are_not_taken_for_large_ones(model: str) -> None:
     """uint8, which the int8 convolution takes, has no sign."""
