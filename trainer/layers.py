@@ -216,9 +216,9 @@ class Layer(nn.Module):
                 if keep.dim() == len(synapse.output_shape):  # before the first spike: α a neuron
                     keep = keep[None]
                 kept = synapse.spread(keep) if keep.dim() > 0 else keep
-                trace.update(synapse.patches(x), kept, traces.decay)
+                trace.follow(synapse.patches(x), kept, traces.decay)
             else:
-                trace.update(synapse.traced(x), keep, traces.decay)
+                trace.follow(synapse.traced(x), keep, traces.decay)
         if normalised:
             return self._normalised(number, x, ready, traces, trace, carried)
         a = _TracedProduct.apply(
@@ -396,10 +396,11 @@ class _TracedProduct(torch.autograd.Function):
         a = a.detach()
         own = weight if shared is None else None
         missing, ctx.keep = trace.missing(a, traces), traces.keep
+        now, before = trace.take()
         if missing is None:
             ctx.save_for_backward(own, trace.value, None, None, None)
         else:  # of earlier steps each receiver has a part of its own left
-            ctx.save_for_backward(own, trace.now, trace.before, traces.left, missing)
+            ctx.save_for_backward(own, now, before, traces.left, missing)
         return a
 
     @staticmethod

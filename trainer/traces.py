@@ -34,7 +34,6 @@ with u[t-1] of the current for β.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,32 +69,16 @@ class Trace:
 
     def __init__(self) -> None:
         self.value: Tensor | None = None
-        self.before: Tensor | None = None
-        """As it was before the last step."""
-        self.now: Tensor | None = None
-        """What the last step brought to it."""
         self._current: Tensor | None = None
 
-    def update(
-        self,
-        x: Tensor,
-        keep: Tensor,
-        beta: Tensor | None,
-        shape: Callable[[Tensor], Tensor] = lambda x: x,
-    ) -> Tensor:
-        """``keep · trace + x``; shape: of x, when it meets ``keep``."""
+    def update(self, x: Tensor, keep: Tensor, beta: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """``keep · trace + x``. Returns what the step brought, and the trace as it was; None: 0."""
         if beta is not None:
             self._current = x if self._current is None else _plus(x, beta, self._current)
             x = self._current
-        self.now = x = shape(x)
-        self.before = self.value
-        self.value = x if self.value is None else _plus(x, keep, self.value)
-        return self.value
-
-    def past(self) -> Tensor:
-        """The trace without what the last step brought."""
-        assert self.value is not None and self.now is not None
-        return self.value - self.now
+        before = self.value
+        self.value = x if before is None else _plus(x, keep, before)
+        return x, before
 
 
 def _plus(x: Tensor, keep: Tensor, past: Tensor) -> Tensor:
@@ -110,6 +93,17 @@ class MessageTrace(Trace):
     def __init__(self) -> None:
         super().__init__()
         self._brought, self._unreset = Trace(), Trace()
+        self._step: tuple[Tensor, Tensor | None] | None = None
+
+    def follow(self, x: Tensor, keep: Tensor, beta: Tensor | None) -> None:
+        """:meth:`update`, what it returns being kept until it is taken."""
+        self._step = self.update(x, keep, beta)
+
+    def take(self) -> tuple[Tensor, Tensor | None]:
+        """What this step brought, and the trace before it: not held here any longer."""
+        assert self._step is not None
+        step, self._step = self._step, None
+        return step
 
     def missing(self, a: Tensor, traces: LayerTraces) -> Tensor | None:
         """What the traces fall short of, times Σ_i w_ji², as at the top of this file; None for
@@ -130,9 +124,9 @@ class MessageTrace(Trace):
                 return missing
         brought.update(a, traces.kept, traces.decay)
         unreset.update(a, traces.keep, traces.decay)
-        if e is None or left is None:
+        if e is None or f is None or left is None:
             return None
-        return torch.addcmul(brought.past(), left, unreset.past(), value=-1)
+        return torch.addcmul(traces.kept * e, left, traces.keep * f, value=-1)
 
 
 class LayerTraces:
@@ -177,13 +171,13 @@ class LayerTraces:
             self.constant.update(one, self.keep, beta)
             self.bias.update(one, self.keep, None)
             return
-        self.constant.update(one, kept, beta)
+        _, c = self.constant.update(one, kept, beta)
         self.bias.update(one, kept, None)
         if gate is not None and not self.per_synapse:
-            self.kept, first = kept, self._unreset.value is None
-            self._unreset.update(one.new_ones(()), alpha, beta)
-            if not first:
-                self.left = self.constant.past() / self._unreset.past().clamp(min=TINY)
+            self.kept = kept
+            _, whole = self._unreset.update(one.new_ones(()), alpha, beta)
+            if c is not None and whole is not None:
+                self.left = kept * c / (alpha * whole).clamp(min=TINY)
         if name in ("A", "soft"):
             past = torch.zeros_like(m) if self.theta is None else self.theta
             self.theta, drive = alpha * (past - s), m - theta * s
@@ -202,11 +196,11 @@ class LayerTraces:
         traces, self.keep = (self.constant, self.alpha), alpha
         past = [torch.zeros_like(m) if t.value is None else like(t.value, m) for t in traces]
         c, a, left, kept = (torch.empty_like(m) for _ in range(4))
-        first = self._unreset.value is None
-        whole = max(float(self._unreset.update(m.new_ones(()), alpha, None)) - 1, TINY)
+        _, before = self._unreset.update(m.new_ones(()), alpha, None)
+        whole = TINY if before is None else max(float(alpha * before), TINY)
         kernels.hard_traces(float(alpha), whole, *flat(m, s, *past, c, a, left, kept))
         self.constant.value = self.bias.value = c
-        self.alpha.value, self.kept, self.left = a, kept, None if first else left
+        self.alpha.value, self.kept, self.left = a, kept, None if before is None else left
 
 
 class _TracedSpike(torch.autograd.Function):
